@@ -1,0 +1,58 @@
+# Each target says what it does: `make help`. README gives the line that does the same without make.
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test check lint types layout bench kill soak clean
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3.14 || command -v python3)
+BIN := .venv/bin
+JOBS ?= 2
+
+help:  ## what can be made
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+.venv/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Callsheet needs Python 3.11 or newer; $(PYTHON) is older. Name another one: make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "This Python has no venv or ensurepip. On Debian and Ubuntu install the package python3-venv, then run make again."; exit 1; }
+	@$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/installed: .venv/made pyproject.toml
+	@echo "Installing Callsheet into .venv ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+.venv/installed-test: .venv/made pyproject.toml
+	@echo "Installing Callsheet and its test tools into .venv ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch .venv/installed $@
+
+demo: .venv/installed  ## one job to each provider, against a sandbox, without keys; ONCE=1 ends by itself
+	@$(BIN)/callsheet demo $(if $(ONCE),--once)
+
+serve: .venv/installed  ## the service on http://127.0.0.1:8080
+	@$(BIN)/callsheet serve
+
+test: .venv/installed-test  ## all tests, in their shorter forms
+	@$(BIN)/pytest -n $(JOBS) --dist loadgroup $(ARGS)
+
+check: lint types layout  ## what must hold at every commit: lint, types, layout
+
+lint: .venv/installed-test
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: .venv/installed-test
+	@$(BIN)/mypy
+
+layout: .venv/installed-test
+	@$(BIN)/pytest -q tests/test_layout.py
+
+bench: .venv/installed-test  ## ratios to bare baselines, in one run
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+kill: .venv/installed-test  ## the long kill test: CYCLES (200) SIGKILLs under load
+	@CALLSHEET_KILL_CYCLES=$(or $(CYCLES),200) $(BIN)/pytest -q -s tests/kill $(ARGS)
+
+clean:  ## remove the environment and everything made
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis

@@ -1,0 +1,218 @@
+"""The composition root: settings -> store, egress, providers, stages. Only here is anything constructed."""
+
+import random as system_random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_network
+from typing import Any
+from urllib.parse import urlsplit
+
+from msgspec.structs import replace
+
+from service import addresses, providers
+from service.accounts import Accounts
+from service.callbacks import Callbacks
+from service.clock import Clock, SystemClock
+from service.conversation import Conversations
+from service.delivery import Delivery
+from service.egress import Egress
+from service.endpoints import Endpoints, FanOut
+from service.lanes import Lanes
+from service.loops import Loops
+from service.metrics import Metrics
+from service.models import Job, new_correlation
+from service.polling import Polling
+from service.providers import Operation, Provider
+from service.pruning import Pruning
+from service.sealed import Sealed
+from service.settings import Settings, load_vault
+from service.stores import Offer, Plan, Store, open_store
+from service.submission import Accepting, Submission
+from service.transitions import Rules, Transitions
+from service.waiting import Waiting
+from service.web.context import Context
+
+OpenStore = Callable[..., Any]
+MakeEgress = Callable[..., Egress]
+LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+STOP_S = 20.0  # for what is under way, of the 25 s that a stop may take
+
+
+class Planning:
+    """What the store asks inside its transactions: the rules for jobs, the fan-out for events."""
+
+    def __init__(self, rules: Rules, fan_out: FanOut):
+        self.decide = rules.decide
+        self.targets = fan_out.targets
+        self.offer: Callable[[], Offer] = fan_out.offer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """One process of the service. `context` is what requests use."""
+
+    context: Context
+    egress: Egress
+
+    async def close(self) -> None:
+        """Finish what is under way, then close connections and the database."""
+        await self.context.loops.stop(STOP_S)
+        await self.egress.close()
+        await self.context.store.close()
+
+
+async def build(
+    settings: Settings,
+    *,
+    role: str = "all",
+    clock: Clock | None = None,
+    random: Callable[[], float] = system_random.random,
+    make_egress: MakeEgress = Egress,
+    open_database: OpenStore = open_store,
+    wrap_plan: Callable[[Plan], Plan] = lambda plan: plan,
+    own_loops: bool = True,
+) -> Service:
+    """Everything of one process, ready but with no loop running. `role` is all, api or worker.
+
+    The other arguments are seams: time, chance, the way out and the database can be given by a test.
+    Raises `SettingsError`, `WrongMasterKey`, `SchemaTooNew`, `LockHeld`, `StoreUnavailable`.
+    """
+    clock = clock or SystemClock()
+    vault = load_vault(settings)
+    sealed, known = Sealed(vault), {name: providers.load(name) for name in providers.names()}
+    lanes = Lanes(
+        per_lane=settings.endpoint_concurrency,
+        total=settings.delivery_concurrency,
+        clock=clock,
+        sending=role != "api",
+    )
+    sandboxed: set[int] = set()
+    rules = Rules(operation_of=partial(_operation_of, known, sandboxed), random=random, correlate=new_correlation)
+    fan_out = FanOut(offer=lanes.offer, operator=settings.operator_url is not None)
+    store: Store = await open_database(settings.database_url, plan=wrap_plan(Planning(rules, fan_out)), clock=clock)
+    try:
+        if own_loops:
+            store.own_loops(f"serve --role {role}")
+            await store.recover_leases()
+        accounts = Accounts(
+            store=store, sealed=sealed, settings=settings, providers=known, clock=clock, sandboxed=sandboxed
+        )
+        await accounts.start()
+    except BaseException:
+        await store.close()
+        raise
+    policy = policy_of(settings, clock)
+    egress = make_egress(policy=policy, trusted=_base_urls(settings, known), proxy=settings.egress_proxy)
+    parts = _Parts(settings, clock, random, vault, sealed, known, store, accounts, policy, egress, lanes)
+    return Service(context=parts.context(), egress=egress)
+
+
+def policy_of(settings: Settings, clock: Clock) -> addresses.Policy:
+    """The address rules: on a loopback public URL, loopback endpoints are allowed over plain http."""
+    allow = (*settings.egress_allow, *(LOOPBACK if settings.public_is_loopback else ()))
+    public = urlsplit(settings.public_url)
+    port = public.port or (443 if public.scheme == "https" else 80)
+    return addresses.Policy(
+        allow=allow,
+        own_addresses=addresses.OwnAddresses(clock),
+        forbidden=frozenset({((public.hostname or "").strip("[]"), port)}),
+    )
+
+
+def _operation_of(known: Mapping[str, Provider], sandboxed: set[int], job: Job) -> Operation:
+    """The job's operation; against a sandbox, at the sandbox's pace."""
+    operation = known[job.provider].operations[job.operation]
+    return replace(operation, poll=operation.poll.quick()) if job.credential in sandboxed else operation
+
+
+def _base_urls(settings: Settings, known: Mapping[str, Provider]) -> list[str]:
+    given = [provider.base_url for provider in settings.providers.values() if provider.base_url]
+    sandbox = [settings.sandbox_url] if settings.sandbox_url else []
+    return [provider.base_url for provider in known.values()] + given + sandbox
+
+
+class _Parts:
+    """The stages, wired."""
+
+    def __init__(self, *parts: Any):
+        (
+            self.settings, self.clock, self.random, self.vault, self.sealed, self.known, self.store, self.accounts,
+            self.policy, self.egress, self.lanes,
+        ) = parts  # fmt: skip
+        self.metrics, self.waiting = Metrics(), Waiting(self.store)
+        self.endpoints = Endpoints(store=self.store, sealed=self.sealed, policy=self.policy, clock=self.clock)
+        self.delivery = self._delivery()
+        self.transitions = Transitions(
+            store=self.store,
+            hand_over=self.delivery.hand_over,
+            tell=self.waiting.tell,
+            count=self.metrics.fact,
+        )
+        looping: dict[str, Any] = {
+            "store": self.store,
+            "transitions": self.transitions,
+            "conversations": Conversations(self.egress),
+            "accounts": self.accounts,
+            "providers": self.known,
+            "settings": self.settings,
+            "clock": self.clock,
+        }
+        self.submission, self.polling = Submission(**looping), Polling(**looping)
+        pruning = Pruning(store=self.store, settings=self.settings, clock=self.clock)
+        self.loops = Loops((self.submission, self.polling, self.delivery, pruning), self.clock)
+
+    def context(self) -> Context:
+        return Context(
+            settings=self.settings,
+            clock=self.clock,
+            store=self.store,
+            accounts=self.accounts,
+            endpoints=self.endpoints,
+            providers=self.known,
+            accepting=self._accepting(),
+            callbacks=self._callbacks(),
+            transitions=self.transitions,
+            delivery=self.delivery,
+            waiting=self.waiting,
+            loops=self.loops,
+            metrics=self.metrics,
+        )
+
+    def _delivery(self) -> Delivery:
+        return Delivery(
+            store=self.store,
+            egress=self.egress,
+            endpoints=self.endpoints,
+            accounts=self.accounts,
+            sealed=self.sealed,
+            lanes=self.lanes,
+            settings=self.settings,
+            clock=self.clock,
+            random=self.random,
+            count=self.metrics.attempt,
+        )
+
+    def _accepting(self) -> Accepting:
+        return Accepting(
+            store=self.store,
+            accounts=self.accounts,
+            sealed=self.sealed,
+            providers=self.known,
+            policy=self.policy,
+            settings=self.settings,
+            clock=self.clock,
+            wake=self.submission.wake.set,
+            hand_over=self.delivery.hand_over,
+        )
+
+    def _callbacks(self) -> Callbacks:
+        return Callbacks(
+            store=self.store,
+            transitions=self.transitions,
+            accounts=self.accounts,
+            providers=self.known,
+            vault=self.vault,
+            clock=self.clock,
+            count=self.metrics.callback,
+        )

@@ -1,0 +1,154 @@
+"""Callbacks: verify -> read -> apply. What the provider is told leaves only after the transaction committed."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from service.accounts import Accounts
+from service.clock import Clock
+from service.crypto import Vault
+from service.errors import BadRequest, Missing, SignatureRefused, Unauthenticated
+from service.models import (
+    DEFAULT_TENANT,
+    Applied,
+    Arrival,
+    CallbackVerdict,
+    Credential,
+    Hint,
+    Job,
+    RawCallback,
+    Record,
+    Source,
+)
+from service.providers import Provider, ReadCallback
+from service.stores import Store
+from service.transitions import Transitions
+
+REJECTED_KEPT = 20  # per provider, for the operator; the rest are counted
+REJECTED_BYTES = 2_048
+
+
+class Answer(Record, frozen=True, kw_only=True):
+    """What the provider is told, in its own terms."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+class _Addressee(Record, frozen=True, kw_only=True):
+    """Whose callback URL was called: a credential's, and a job's where the URL is per job."""
+
+    credential: Credential
+    job: Job | None = None
+
+
+class Callbacks:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        transitions: Transitions,
+        accounts: Accounts,
+        providers: Mapping[str, Provider],
+        vault: Vault,
+        clock: Clock,
+        count: Callable[[str, str], Any],
+    ):
+        self._store, self._transitions, self._accounts = store, transitions, accounts
+        self._providers, self._vault, self._clock, self._count = providers, vault, clock, count
+
+    def max_bytes(self, provider: str) -> int:
+        """The largest body that this provider may send. Raises `Missing` for no such provider."""
+        return self._provider(provider).callback_max_bytes
+
+    async def receive(self, name: str, token: str | None, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Durable when it returns. Raises 401 not authentic, 400 unreadable, 404 no such job, 503 not now."""
+        provider = self._provider(name)
+        to = await self._addressee(name, token)
+        fresh = await self._verify(provider, to, headers, body)
+        read = await self._read(provider, body)
+        applied = await self._apply(to, self._arrival(provider, to, read, body, fresh=fresh))
+        self._count(name, applied.verdict)
+        if applied.verdict == "missing":
+            raise Missing("No job has this id yet: send it again.", code="unknown_job")
+        status, content_type, text = provider.callback_reply
+        return Answer(status=status, content_type=content_type, body=text)
+
+    def _provider(self, name: str) -> Provider:
+        provider = self._providers.get(name)
+        if provider is None:
+            raise Missing(f"There is no provider {name!r}.", param="provider")
+        return provider
+
+    async def _addressee(self, name: str, token: str | None) -> _Addressee:
+        if token is None:
+            tenant = await self._accounts.tenant(DEFAULT_TENANT)
+            return _Addressee(credential=await self._accounts.credential(tenant.num, name))
+        subject = self._vault.read_token(token)
+        job = credential = None
+        if subject is not None and subject.startswith("job_"):
+            job = await self._store.job_by_id(subject)
+            credential = self._accounts.credential_by_number(job.credential) if job is not None else None
+        elif subject is not None and subject.startswith("credential-"):
+            credential = self._accounts.credential_by_number(int(subject.removeprefix("credential-")))
+        if credential is None or credential.provider != name:
+            self._count(name, "rejected")
+            raise Missing("This callback URL is not one of ours.", code="unknown_callback_url")
+        return _Addressee(credential=credential, job=job)
+
+    async def _verify(self, provider: Provider, to: _Addressee, headers: Mapping[str, str], body: bytes) -> bool:
+        """True: authentic and fresh. False: it proves nothing about now, the status is read back."""
+        secret = to.credential.callback_secret
+        try:
+            if secret is None and provider.callback_signed:
+                raise SignatureRefused("no callback secret is configured")
+            secrets = (secret,) if secret is not None else ()
+            return provider.verify_callback(headers, body, secrets, self._clock.now() // 1000)
+        except SignatureRefused as refused:
+            await self._reject(provider.name, refused.reason, body)
+            raise Unauthenticated("The signature does not verify.", code="bad_signature") from None
+
+    async def _read(self, provider: Provider, body: bytes) -> ReadCallback:
+        try:
+            return provider.read_callback(body)
+        except BadRequest as refused:
+            await self._reject(provider.name, refused.detail, body)
+            raise
+
+    async def _reject(self, name: str, reason: str, body: bytes) -> None:
+        self._count(name, "rejected")
+        kept = RawCallback(
+            provider=name,
+            received_at=self._clock.now(),
+            verdict=CallbackVerdict.REJECTED,
+            reason=reason,
+            body=body[:REJECTED_BYTES],
+        )
+        await self._store.record_rejected(kept, REJECTED_KEPT)
+
+    def _arrival(self, provider: Provider, to: _Addressee, read: ReadCallback, body: bytes, *, fresh: bool) -> Arrival:
+        proves = fresh and provider.callback_signed
+        raw = RawCallback(
+            provider=provider.name,
+            received_at=self._clock.now(),
+            verdict=CallbackVerdict.VERIFIED if proves else CallbackVerdict.HINT,
+            reason=None if proves else "not fresh" if provider.callback_signed else "not signed",
+            body=body,
+        )
+        return Arrival(
+            fact=read.update if proves else Hint(),
+            source=Source.CALLBACK,
+            job=to.job.num if to.job is not None else None,
+            credential=to.credential.num,
+            provider_job_id=read.provider_job_id,
+            dedupe_key=read.dedupe_key if proves else None,
+            callback=raw,
+        )
+
+    async def _apply(self, to: _Addressee, arrival: Arrival) -> Applied:
+        """Where the URL names a job whose ids are known, the body must name one of them."""
+        job = to.job
+        if job is not None and job.provider_job_ids and arrival.provider_job_id not in job.provider_job_ids:
+            await self._reject(arrival.callback.provider if arrival.callback else "", "it names another job", b"")
+            raise Missing("The body names another job than the URL.", code="unknown_job")
+        return await self._transitions.apply_one(arrival)

@@ -1,0 +1,147 @@
+"""What the doctor looks at. Each check is one finding; none of them moves a job or costs anything."""
+
+import platform
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from service.app import Service, build
+from service.cli.environment import is_here
+from service.cli.printing import seconds
+from service.conversation import LEASE_MS, Conversations, Lease
+from service.errors import CallsheetError, LockHeld, Refusal, WrongMasterKey
+from service.models import DEFAULT_TENANT, NotNow, Unknown
+from service.providers import Call
+from service.settings import Settings, SettingsError
+from service.stores import open_store
+from service.stores.migrations import migrations
+
+SYNCHRONOUS = {0: "OFF", 1: "NORMAL", 2: "FULL", 3: "EXTRA"}
+WAL_RESET_FIXED = (3, 51, 3)  # https://sqlite.org/wal.html#walresetbug
+OLD_BACKLOG_MS = 5 * 60_000  # due for longer: no loop runs, or too few
+PUBLIC_S = 5.0
+
+
+class Finding(NamedTuple):
+    """`state` is ok, warning or failed."""
+
+    check: str
+    state: str
+    detail: str
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """All findings, in the order in which one thing needs another."""
+    findings = [Finding("settings", "ok", "of the environment and .env, all of them known"), _runtime()]
+    try:
+        service = await build(settings, own_loops=False, open_database=partial(open_store, create=False))
+    except CallsheetError as error:
+        check = "master keys" if isinstance(error, WrongMasterKey | SettingsError) else "database"
+        return [*findings, Finding(check, "failed", str(error)), await _public(settings)]
+    try:
+        findings += [finding async for finding in _database(service)]
+        findings += [Finding("master keys", "ok", "they open what is stored"), await _public(settings)]
+        findings += [finding async for finding in _providers(service)]
+        return [*findings, await _backlog(service), await _writers(service)]
+    finally:
+        await service.close()
+
+
+def _runtime() -> Finding:
+    return Finding("runtime", "ok", f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}")
+
+
+async def _database(service: Service) -> AsyncIterator[Finding]:
+    settings, store = service.context.settings, service.context.store
+    schema = migrations(settings.database_url.partition(":")[0])[-1].version
+    yield Finding("database", "ok", f"{settings.database_path or 'PostgreSQL'}, schema {schema}")
+    if settings.database_path is not None:
+        # Asked of the connection that writes: on others the pragma is another.
+        ask: Callable[[str], Awaitable[list[Any]]] = store.write  # type: ignore[attr-defined]
+        level = SYNCHRONOUS[(await ask("PRAGMA synchronous"))[0][0]]
+        state = "ok" if level in ("FULL", "EXTRA") else "failed"
+        yield Finding(
+            "durability", state, f"synchronous={level}: {'each' if state == 'ok' else 'not each'} commit is kept"
+        )
+
+
+async def _public(settings: Settings) -> Finding:
+    """Whether this service answers at its public URL, asked as anybody would."""
+    import httpx2
+
+    transport = httpx2.AsyncHTTPTransport() if is_here(settings.public_url) else None
+    try:
+        async with httpx2.AsyncClient(transport=transport, timeout=PUBLIC_S) as http:
+            reply = await http.get(f"{settings.public_url}/health")
+        if reply.status_code == 200 and reply.json().get("status") == "ok":
+            return Finding("public URL", "ok", f"{settings.public_url} is this service")
+        said = f"answers HTTP {reply.status_code}, and not as Callsheet does"
+    except (httpx2.TransportError, ValueError, AttributeError) as error:
+        said = f"does not answer ({error or type(error).__name__}): is `callsheet serve` running?"
+    # On loopback nobody waits for it: the doctor is often asked before the service is started.
+    state = "warning" if settings.public_is_loopback else "failed"
+    return Finding("public URL", state, f"{settings.public_url} {said}")
+
+
+async def _providers(service: Service) -> AsyncIterator[Finding]:
+    accounts = service.context.accounts
+    default = (await accounts.tenant(DEFAULT_TENANT)).num
+    asked = 0
+    for name in sorted(service.context.providers):
+        try:
+            credential = await accounts.credential(default, name)
+        except Refusal:
+            continue
+        asked += 1
+        call = Call(operation="", input={}, api_key=credential.api_key, base_url=credential.base_url)
+        yield await _provider(service, name, call)
+    if not asked:
+        remedy = "set CALLSHEET_PIXVERSE_API_KEY or another's, or CALLSHEET_SANDBOX_URL"
+        yield Finding("providers", "warning", f"none is configured: {remedy}")
+
+
+async def _provider(service: Service, name: str, call: Call) -> Finding:
+    """One free call through the door that jobs use."""
+    clock = service.context.clock
+    lease = Lease(None, clock.monotonic() + LEASE_MS / 1000, clock)
+    try:
+        said = await Conversations(service.egress).hold(service.context.providers[name].check(call), lease)
+    except Refusal as refused:
+        return Finding(name, "failed", refused.detail)
+    if isinstance(said, NotNow | Unknown):
+        return Finding(name, "failed", f"{call.base_url} could not be asked: {said.reason}")
+    return Finding(name, "ok", said)
+
+
+async def _backlog(service: Service) -> Finding:
+    waits = {name: row for name, row in (await service.context.store.backlog()).items() if row["count"]}
+    if not waits:
+        return Finding("backlog", "ok", "nothing is due")
+    said = [
+        f"{row['count']} to {name}, the oldest since {seconds(row['oldest_ms'] / 1000)}" for name, row in waits.items()
+    ]
+    old = any(row["oldest_ms"] > OLD_BACKLOG_MS for row in waits.values())
+    return Finding("backlog", "warning" if old else "ok", "; ".join(said))
+
+
+async def _writers(service: Service) -> Finding:
+    """Who runs the loops; last, because asking means to hold their lock until the store closes."""
+    try:
+        service.context.store.own_loops("doctor")
+    except LockHeld as held:
+        return Finding("loops", "warning" if _wal_may_reset(service) else "ok", f"{held}{_wal_warning(service)}")
+    return Finding("loops", "ok", "no process runs them now")
+
+
+def _wal_may_reset(service: Service) -> bool:
+    return service.context.settings.database_path is not None and sqlite3.sqlite_version_info < WAL_RESET_FIXED
+
+
+def _wal_warning(service: Service) -> str:
+    if not _wal_may_reset(service):
+        return ""
+    return (
+        f"; SQLite {sqlite3.sqlite_version} may, very rarely, damage a database that several processes write at once"
+        " (fixed in 3.51.3): run `keys create`, `migrate` and `doctor` beside it sparingly"
+    )

@@ -1,0 +1,72 @@
+"""`callsheet keys`: what opens the API."""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from service.cli.api import Api, calls_api, paged
+from service.cli.environment import read_settings
+from service.cli.parameters import DURATION
+from service.cli.printing import Printer
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+
+@click.group()
+def command() -> None:
+    """Make, list and revoke API keys.
+
+    \b
+    callsheet keys create --name me --scope admin        on the machine that has the database
+    callsheet keys create --name shop --tenant acme --scope jobs:write --scope jobs:read
+    """
+
+
+@command.command()
+@click.option("--name", required=True, help="What it is for, to know it by in lists.")
+@click.option("--scope", "scopes", multiple=True, help="May be repeated; else to submit, read and manage endpoints.")
+@click.option("--tenant", default="default", show_default=True, help="Whose key it is.")
+@click.option("--expires-in", type=DURATION, help="As 90d; else it works until it is revoked.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+def create(name: str, scopes: tuple[str, ...], tenant: str, expires_in: float | None, as_json: bool) -> None:
+    """Make a key and show it, this once. Opens the database itself, also beside a running service."""
+    expires_at = int((time.time() + expires_in) * 1000) if expires_in is not None else None
+    made = asyncio.run(_create(read_settings(), name, scopes, tenant, expires_at))
+    if as_json:
+        Printer(as_json=True).raw(made)
+        return
+    click.echo(made["key"])
+    click.echo(f"{made['id']} of tenant {tenant}, for {' '.join(made['scopes'])}; not shown again", err=True)
+    click.echo("to use it here: export CALLSHEET_API_KEY=<the key>", err=True)
+
+
+async def _create(
+    settings: "Settings", name: str, scopes: tuple[str, ...], tenant: str, expires_at: int | None
+) -> dict[str, Any]:
+    from service.accounts import DEFAULT_SCOPES
+    from service.cli.database import opened
+
+    async with opened(settings) as context:
+        return await context.accounts.create_key(tenant, name, scopes or DEFAULT_SCOPES, expires_at)
+
+
+@command.command("list")
+@paged
+@calls_api
+def list_keys(api: Api, out: Printer, limit: int, everything: bool) -> None:
+    """The keys that work; their texts are not kept."""
+    out.page(
+        api.page("/v1/keys", {}, limit=limit, everything=everything),
+        "id name tenant scopes prefix created_at expires_at",
+    )
+
+
+@command.command()
+@click.argument("key_id", metavar="KEY_ID")
+@calls_api
+def revoke(api: Api, out: Printer, key_id: str) -> None:
+    """End a key: it is refused within five seconds, on every node."""
+    out.said(api.call("DELETE", f"/v1/keys/{key_id}"), f"{key_id} is revoked")

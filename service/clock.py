@@ -1,0 +1,20 @@
+"""Time as an argument: nobody below the composition root asks the operating system."""
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    def now(self) -> int:
+        """Milliseconds since 1970-01-01 UTC: for what is stored and shown."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back: for leases and deadlines inside one process."""
+
+
+class SystemClock:
+    def now(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def monotonic(self) -> float:
+        return time.monotonic()

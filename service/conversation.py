@@ -1,0 +1,113 @@
+"""A verb of a provider carried out: send what it yields, give it the replies, return its verdict."""
+
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, TypeVar
+
+from service.clock import Clock
+from service.egress import Answer, Egress, Outgoing
+from service.errors import Lost, NotSent
+from service.models import Credential, Job, NotNow, Unknown
+from service.providers import Call, Reply, Request
+
+V = TypeVar("V")
+
+SUBMIT_S = 60.0  # a POST that charges: some providers answer in seconds; less than its lease
+READ_S = 20.0
+LEASE_MS = 90_000
+MARGIN_S = 5.0  # between the end of the longest request and the end of its lease
+REPLY_BYTES = 8 * 1024 * 1024
+
+
+class Stopped(Exception):
+    """The request that would have charged was not sent, and nothing is to be written."""
+
+
+class Lease:
+    """What a claim gave us: the right to send and to write, until a moment on the monotonic clock."""
+
+    def __init__(self, token: int | None, ends: float, clock: Clock):
+        self.token, self._ends, self._clock = token, ends, clock
+
+    def check(self, needed_s: float) -> Callable[[], None]:
+        """For just before the first byte: raises `NotSent` where the lease may end before the request does."""
+
+        def still_ours() -> None:
+            if self._clock.monotonic() + needed_s > self._ends:
+                raise NotSent("lease", "the lease would end before the reply")
+
+        return still_ours
+
+
+class Conversations:
+    def __init__(self, egress: Egress):
+        self._egress = egress
+
+    async def hold(
+        self, steps: Generator[Request, Reply, V], lease: Lease, begin: Callable[[], Awaitable[bool]] | None = None
+    ) -> V | NotNow | Unknown:
+        """Drive the verb to its verdict.
+
+        `begin` commits `submitting` before a request that charges; where it returns False nothing is sent and
+        `Stopped` is raised. A request that charges goes out once, on its own connection; no reply to it is `Unknown`.
+        """
+        charged = False
+        try:
+            request = next(steps)
+            while True:
+                if request.charges:
+                    if begin is None or not await begin():
+                        raise Stopped
+                    charged = True
+                reply = await self._send(request, lease)
+                if isinstance(reply, NotNow | Unknown):
+                    return Unknown(reason=reply.reason) if charged and not request.charges else reply
+                request = steps.send(reply)
+        except StopIteration as finished:
+            verdict: V = finished.value
+            return verdict
+        finally:
+            steps.close()
+
+    async def _send(self, request: Request, lease: Lease) -> Reply | NotNow | Unknown:
+        deadline = SUBMIT_S if request.charges else READ_S
+        outgoing = Outgoing(method=request.method, url=request.url, headers=request.headers, body=request.body)
+        try:
+            answer = await self._egress.send(
+                outgoing,
+                deadline=deadline,
+                max_bytes=REPLY_BYTES,
+                trusted=True,
+                fresh=request.charges,
+                before_first_byte=lease.check(deadline + MARGIN_S),
+            )
+        except NotSent as error:
+            return NotNow(reason=f"not sent: {error.kind}")
+        except Lost as error:
+            return _no_reply(request, f"no reply: {error.kind}")
+        return _reply(request, answer)
+
+
+def _reply(request: Request, answer: Answer) -> Reply | NotNow | Unknown:
+    if not answer.complete:
+        return _no_reply(request, "the reply was cut off")
+    return Reply(status=answer.status, headers=answer.headers, body=answer.body)
+
+
+def _no_reply(request: Request, reason: str) -> NotNow | Unknown:
+    return Unknown(reason=reason) if request.charges else NotNow(reason=reason)
+
+
+def call_for(job: Job, credential: Credential, given: dict[str, Any], now: int, **more: Any) -> Call:
+    """What the provider's verb may know of this job."""
+    return Call(
+        operation=job.operation,
+        input=given,
+        api_key=credential.api_key,
+        base_url=credential.base_url,
+        correlation=job.correlation,
+        provider_job_ids=job.provider_job_ids,
+        provider_data=job.detail.provider_data,
+        submitted_at=job.submitted_at,
+        now=now,
+        **more,
+    )

@@ -1,0 +1,227 @@
+"""Delivery: claim -> sign -> send -> record. One signed event to every URL that asked, until it is taken.
+
+Fresh deliveries come from memory right after their commit; the due-scan finds the rest, on any node.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from service import retries, signatures
+from service.accounts import Accounts
+from service.clock import Clock
+from service.egress import Answer, Egress, Outgoing
+from service.endpoints import Endpoints, OpenTarget
+from service.errors import Lost, NotSent
+from service.lanes import Lanes
+from service.loops import InFlight
+from service.models import (
+    DEFAULT_TENANT,
+    Announcement,
+    AttemptResult,
+    DeliveryStatus,
+    DueDelivery,
+    EndpointStatus,
+    Record,
+)
+from service.sealed import Sealed
+from service.settings import Settings
+from service.stores import Store
+from service.views import event_body
+
+LEASE_MS = 90_000
+LEASE_MARGIN_S = 5.0
+CLAIM = 256
+REPLY_BYTES = 16 * 1024  # read at most; the verdict is the status line's
+KEPT_BYTES = 1_024  # of the reply, for the owner to see
+HELD_BATCH = 500
+HELD_SPREAD_MS = 10_000
+THROTTLED = frozenset({429, 502, 504})
+GONE = frozenset({404, 410})  # what ends a job's callback_url
+
+
+class Try(Record, frozen=True, kw_only=True):
+    """What one HTTP try came to."""
+
+    status_code: int | None = None
+    error: str | None = None  # one stable word
+    response: bytes = b""
+    retry_after: float | None = None
+    sent: bool = True
+
+    @property
+    def taken(self) -> bool:
+        return self.status_code is not None and 200 <= self.status_code < 300
+
+
+class Delivery:
+    name = "delivery"
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        egress: Egress,
+        endpoints: Endpoints,
+        accounts: Accounts,
+        sealed: Sealed,
+        lanes: Lanes,
+        settings: Settings,
+        clock: Clock,
+        random: Callable[[], float],
+        count: Callable[[str, float], Any],
+    ):
+        self._store, self._egress, self._endpoints = store, egress, endpoints
+        self._accounts, self._sealed, self._lanes, self._settings = accounts, sealed, lanes, settings
+        self._clock, self._random, self._count = clock, random, count
+        self.flying: InFlight = lanes.flying
+        self.wake = asyncio.Event()
+
+    def hand_over(self, fresh: Sequence[DueDelivery]) -> None:
+        """Send what was just committed with a lease of ours."""
+        for delivery in fresh:
+            self.flying.start(delivery.lane, self._deliver(delivery))
+
+    async def step(self, budget: float) -> bool:
+        """Start what is due and has room; release what was held for endpoints that are back."""
+        limit = min(CLAIM, self.flying.free)
+        claimed = await self._store.claim_deliveries(room=self._lanes.room, lease_ms=LEASE_MS, limit=limit)
+        self.hand_over(claimed)
+        released = await self._store.release_held(limit=HELD_BATCH, spread_ms=HELD_SPREAD_MS)
+        return bool(claimed) or released > 0
+
+    async def _deliver(self, delivery: DueDelivery) -> None:
+        at, began = self._clock.now(), self._clock.monotonic()
+        target = await self._target(delivery)
+        if target is None or target.deleted or target.status is not EndpointStatus.ACTIVE:
+            await self._record(self._not_tried(delivery, target, at))
+            return
+        self._lanes.limit(delivery.lane, target.rate)
+        made = await self._try(delivery, target)
+        took = self._clock.monotonic() - began
+        if made.error == "lease":
+            return  # it is, or will be, another's: no write
+        self._lanes.learned(delivery.lane, well=made.taken or (made.status_code is not None and made.status_code < 500))
+        self._count("delivered" if made.taken else made.error or "status", took)
+        await self._record(self._judged(delivery, made, at, int(took * 1000)))
+        self.wake.set()
+
+    async def _target(self, delivery: DueDelivery) -> OpenTarget | None:
+        if delivery.endpoint > 0:
+            return await self._endpoints.opened(delivery.endpoint)
+        if delivery.endpoint < 0:
+            url, default = self._settings.operator_url, await self._accounts.tenant(DEFAULT_TENANT)
+            secrets = await self._accounts.callback_secrets(default.num)
+            return _callback_target(url, secrets) if url is not None else None
+        if delivery.callback_url is None or delivery.job_id is None:
+            return None
+        url = self._sealed.text(delivery.callback_url, "callback_url", delivery.job_id, delivery.tenant)
+        if delivery.callback_secret is not None:
+            own = self._sealed.text(delivery.callback_secret, "callback_secret", delivery.job_id, delivery.tenant)
+            return _callback_target(url, (own,))
+        return _callback_target(url, await self._accounts.callback_secrets(delivery.tenant))
+
+    async def _try(self, delivery: DueDelivery, target: OpenTarget) -> Try:
+        timeout = float(target.timeout_s or self._settings.delivery_timeout)
+        now_s = self._clock.now() // 1000
+        headers = {"content-type": "application/json", **target.headers}
+        headers |= signatures.signed_headers(
+            target.keys, event_id=delivery.event_id, timestamp=now_s, body=delivery.body
+        )
+        if delivery.traceparent is not None:
+            headers["traceparent"] = delivery.traceparent
+
+        def still_ours() -> None:
+            if self._clock.monotonic() + timeout + LEASE_MARGIN_S > delivery.lease_ends:
+                raise NotSent("lease")
+
+        outgoing = Outgoing(method="POST", url=target.url, headers=headers, body=delivery.body)
+        try:
+            answer = await self._egress.send(
+                outgoing, deadline=timeout, max_bytes=REPLY_BYTES, before_first_byte=still_ours
+            )
+        except (NotSent, Lost) as error:
+            return Try(error=error.kind, sent=isinstance(error, Lost))
+        return _read_answer(answer, now_s)
+
+    def _judged(self, delivery: DueDelivery, made: Try, at: int, duration_ms: int) -> AttemptResult:
+        """What the try means: taken, to be tried again, or at its end."""
+        base: dict[str, Any] = {
+            "delivery": delivery.num,
+            "lease": delivery.lease,
+            "at": at,
+            "duration_ms": duration_ms,
+            "status_code": made.status_code,
+            "error": made.error,
+            "response": made.response,
+        }
+        if made.taken:
+            return AttemptResult(**base, status=DeliveryStatus.DELIVERED)
+        if made.status_code == 410 and delivery.endpoint > 0:
+            return AttemptResult(
+                **base, status=DeliveryStatus.HELD, disable="it answered 410 Gone", announce=self._disabled(delivery)
+            )
+        ends = made.status_code in GONE and delivery.endpoint == 0
+        pause = None if ends else self._pause(delivery, made)
+        if pause is None:
+            return AttemptResult(**base, status=DeliveryStatus.FAILED, announce=self._failed(delivery, made))
+        return AttemptResult(**base, status=DeliveryStatus.PENDING, due_at=self._clock.now() + int(pause * 1000))
+
+    def _pause(self, delivery: DueDelivery, made: Try) -> float | None:
+        return retries.next_attempt(
+            self._settings.retry_schedule,
+            delivery.attempts + 1,
+            retry_after=made.retry_after,
+            throttled=made.status_code in THROTTLED,
+            random=self._random,
+        )
+
+    def _not_tried(self, delivery: DueDelivery, target: OpenTarget | None, at: int) -> AttemptResult:
+        """No attempt: the endpoint is gone, or takes nothing now."""
+        gone = target is None or target.deleted
+        status = DeliveryStatus.CANCELED if gone else DeliveryStatus.HELD
+        return AttemptResult(
+            delivery=delivery.num, lease=delivery.lease, at=at, duration_ms=0, status=status, counts=False
+        )
+
+    def _disabled(self, delivery: DueDelivery) -> Announcement:
+        return self._about(delivery, "endpoint.disabled", {"reason": "it answered 410 Gone"})
+
+    def _failed(self, delivery: DueDelivery, made: Try) -> Announcement | None:
+        if delivery.event_type.startswith(("delivery.", "endpoint.")):
+            return None  # what is told about deliveries is not told about again
+        data = {"attempts": delivery.attempts + 1, "status_code": made.status_code, "error": made.error}
+        return self._about(delivery, "delivery.failed", data)
+
+    def _about(self, delivery: DueDelivery, kind: str, more: dict[str, Any]) -> Announcement:
+        data = {"event": delivery.event_id, "type": delivery.event_type, "job": delivery.job_id, **more}
+        about = delivery.endpoint if delivery.endpoint > 0 else None
+        body = event_body(kind, self._clock.now(), data)
+        return Announcement(type=kind, body=body, data=data, about_endpoint=about)
+
+    async def _record(self, result: AttemptResult) -> None:
+        self.hand_over(await self._store.record_attempts([result]))
+
+
+def _callback_target(url: str, secrets: Sequence[str]) -> OpenTarget:
+    return OpenTarget(
+        url=url,
+        headers={},
+        keys=tuple(signatures.HmacKey(signatures.parse_secret(secret)) for secret in secrets),
+        status=EndpointStatus.ACTIVE,
+        deleted=False,
+        rate=None,
+        timeout_s=None,
+    )
+
+
+def _read_answer(answer: Answer, now_s: int) -> Try:
+    error = None
+    if not 200 <= answer.status < 300:
+        error = "redirect" if 300 <= answer.status < 400 else "status"
+    return Try(
+        status_code=answer.status,
+        error=error,
+        response=answer.body[:KEPT_BYTES],
+        retry_after=retries.retry_after(answer.headers.get("retry-after"), now=now_s),
+    )

@@ -1,0 +1,101 @@
+"""Polling: claim -> send -> record. For jobs that nobody calls us about, or too late.
+
+One due-scan over the database; no thing in memory per job.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from service.accounts import Accounts
+from service.clock import Clock
+from service.conversation import LEASE_MS, Conversations, Lease, call_for
+from service.loops import InFlight
+from service.models import TERMINAL, Arrival, Credential, DeadlinePassed, Fact, Job, NotNow, Source, Unknown, Work
+from service.providers import Provider
+from service.settings import Settings
+from service.stores import Store
+from service.transitions import Transitions
+
+log = logging.getLogger("callsheet.polling")
+
+CLAIM = 256
+NO_CREDENTIAL_S = 300.0
+
+
+class Polling:
+    name = "polling"
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        transitions: Transitions,
+        conversations: Conversations,
+        accounts: Accounts,
+        providers: Mapping[str, Provider],
+        settings: Settings,
+        clock: Clock,
+    ):
+        self._store, self._transitions, self._conversations = store, transitions, conversations
+        self._accounts, self._providers, self._settings, self._clock = accounts, providers, settings, clock
+        self.flying = InFlight(per_key=settings.credential_concurrency, total=settings.delivery_concurrency)
+        self.wake = asyncio.Event()
+
+    async def step(self, budget: float) -> bool:
+        """Start the reads that are due."""
+        ends = self._clock.monotonic() + LEASE_MS / 1000
+        limit = min(CLAIM, self.flying.free)
+        claimed = await self._store.claim_jobs(Work.POLL, room=self.flying.room, lease_ms=LEASE_MS, limit=limit)
+        for job, given in claimed:
+            lease = Lease(job.lease, ends, self._clock)
+            self.flying.start(job.credential, self._read(job, given, lease))
+        return bool(claimed)
+
+    async def _read(self, job: Job, given: bytes | None, lease: Lease) -> None:
+        """Ask for every id that is not over yet, then let the deadline have its say, all in one transaction."""
+        credential = self._accounts.credential_by_number(job.credential)
+        facts: list[tuple[str | None, Fact]] = []
+        if credential is None:
+            reason = NotNow(reason="the credential is not configured on this node", after_s=NO_CREDENTIAL_S)
+            facts.append((None, reason))
+        else:
+            for part in job.detail.parts:
+                if part.update is None or part.update.status not in TERMINAL or job.terminal:
+                    facts.append(
+                        (part.provider_job_id, await self._ask(job, credential, given, part.provider_job_id, lease))
+                    )
+        if not facts:
+            facts.append((None, NotNow(reason="no provider id is known")))
+        if job.deadline_at is not None and self._clock.now() >= job.deadline_at and not job.terminal:
+            facts.append((None, DeadlinePassed()))
+        await self._transitions.apply([self._arrival(job, named, fact, lease) for named, fact in facts])
+        self.wake.set()
+
+    @staticmethod
+    def _arrival(job: Job, named: str | None, fact: Fact, lease: Lease) -> Arrival:
+        source = Source.CLOCK if isinstance(fact, DeadlinePassed) else Source.POLL
+        return Arrival(job=job.num, provider_job_id=named, fact=fact, source=source, lease=lease.token)
+
+    async def _ask(
+        self, job: Job, credential: Credential, given: bytes | None, provider_job_id: str, lease: Lease
+    ) -> Any:
+        options = self._settings.providers[job.provider].options if job.provider in self._settings.providers else {}
+        call = call_for(job, credential, json.loads(given or b"{}"), self._clock.now(), options=options)
+        try:
+            verdict = await self._conversations.hold(self._providers[job.provider].status(call, provider_job_id), lease)
+        except Exception as error:
+            log.exception("%s could not be read", job.id)
+            return NotNow(reason=f"the reply could not be read ({type(error).__name__})")
+        return NotNow(reason=verdict.reason) if isinstance(verdict, Unknown) else verdict
+
+
+def _to_ask(job: Job) -> list[str]:
+    """The ids that are not over yet; all of them where the job ended by our own deadline."""
+    return [
+        part.provider_job_id
+        for part in job.detail.parts
+        if part.update is None or part.update.status not in TERMINAL or job.terminal
+    ]

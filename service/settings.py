@@ -1,0 +1,299 @@
+"""Every knob, its unit and its default, read once.
+
+The two dataclasses are the table: `load` reads them, `describe` and `env_example` print them.
+"""
+# ruff: noqa: RUF009 - knob() is dataclasses.field() with its metadata filled in
+
+import contextlib
+import difflib
+import ipaddress
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from service.crypto import Secret, Vault, generate_master_key
+from service.errors import CallsheetError
+from service.retries import parse_schedule
+
+PREFIX = "CALLSHEET_"
+MIN_API_KEY_CHARS = 32
+RETRY_SCHEDULE = "0,5,300,1800,7200,18000,36000,50400,72000,86400"  # the example of Standard Webhooks: 75.6 h
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+_FLAGS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_URL = re.compile(r"https?://(?:[^\s/?#@]+@)?(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?(?:[/?#][!-~]*)?")
+_DOTENV_LINE = re.compile(r"""(?:export\s+)?(\w+)\s*=\s*(?:(?:'([^']*)'|"((?:[^"\\]|\\.)*)")\s*(?:\#.*)?|([^'"].*)?)""")
+# What Kubernetes puts into every pod for a Service whose name begins with ours. Nobody typed these.
+_SERVICE_LINK = re.compile(r"\w+_(SERVICE_(HOST|PORT(_\w+)?)|PORT_[0-9]+_(TCP|UDP)(_\w+)?)=.*|\w+_PORT=\w+://.*")
+
+
+class SettingsError(CallsheetError):
+    """Settings that cannot be used: one sentence per problem, each naming its variable and the remedy."""
+
+
+def _flag(value: str) -> bool:
+    if value.lower() not in _FLAGS:
+        raise ValueError("it is neither true nor false: give one of these")
+    return _FLAGS[value.lower()]
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def read(value: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,12}", value) or not low <= int(value) <= high:
+            raise ValueError(f"it is not a whole number from {low} to {high}: give one")
+        return int(value)
+
+    return read
+
+
+def _level(value: str) -> str:
+    if value.upper() not in LOG_LEVELS:
+        raise ValueError(f"it is not a level: give one of {', '.join(LOG_LEVELS)}")
+    return value.upper()
+
+
+def _api_key(value: str) -> Secret:
+    if len(value) < MIN_API_KEY_CHARS or not re.fullmatch(r"[!-~]+", value):
+        raise ValueError(f"it is too short or has spaces: give {MIN_API_KEY_CHARS} visible ASCII characters or more")
+    return Secret(value)
+
+
+def _master_keys(value: str) -> Secret:
+    Vault.parse(value)
+    return Secret(value)
+
+
+def _url(value: str) -> str:
+    with contextlib.suppress(ValueError):  # of a port or a bracketed address that cannot be
+        if _URL.fullmatch(value) and urlsplit(value).port != 0:
+            return value
+    raise ValueError("it is not an http or https URL: give one like https://callsheet.example")
+
+
+def _origin(value: str) -> str:
+    parts = urlsplit(_url(value))
+    if parts.query or parts.fragment or "@" in parts.netloc or value.endswith(("/", "?", "#")):
+        raise ValueError("it must be an origin and at most a prefix: remove user, query, fragment and last slash")
+    return value
+
+
+def _database_url(value: str) -> str:
+    form = r"sqlite:///[^?#]*[^?#/]|postgresql://[^/?#\s]*/[^?#\s]+\S*"
+    if re.fullmatch(form, value) and ":memory:" not in value:
+        return value
+    raise ValueError("it is no database: give sqlite:///file.db, sqlite:////absolute/file.db or postgresql://host/name")
+
+
+def _networks(value: str) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(item.strip()) for item in value.split(",") if value)
+    except ValueError as error:
+        raise ValueError(f"{error}: give networks like 127.0.0.0/8,::1/128") from None
+
+
+def knob(default: str | None, read: Callable[[str], Any], unit: str, doc: str, *, secret: bool = False) -> Any:
+    """One row of the table. A secret is left out of repr and errors, and may be given by a file (`X_FILE`)."""
+    value = None if default is None else read(default)
+    unit = f"{unit}, or X_FILE" if secret else unit
+    return field(default=value, repr=not secret, metadata={"text": default, "read": read, "unit": unit, "doc": doc})
+
+
+secret_knob = partial(knob, secret=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProviderSettings:
+    """The default tenant's credential for one provider. `options` are that provider's own names, in lower case."""
+
+    api_key: Secret | None = secret_knob(None, Secret, "text", "the default tenant's key for this provider")
+    base_url: str | None = knob(None, _origin, "URL", "the provider's origin and prefix, else its public address")
+    callback_secret: Secret | None = secret_knob(None, Secret, "text", "what the provider signs its callbacks with")
+    callback_id: str | None = knob(None, str, "text", "the provider's id of our callback URL (PixVerse: webhook_id)")
+    poll: bool | None = knob(None, _flag, "true or false", "whether to poll, else as the provider's file says")
+    options: dict[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    database_url: str = secret_knob("sqlite:///callsheet.db", _database_url, "URL", "all state; or postgresql://...")
+    public_url: str = knob("http://127.0.0.1:8080", _origin, "URL", "where providers reach this service")
+    url: str = knob("http://127.0.0.1:8080", _origin, "URL", "where the command line finds the service")
+    api_key: Secret | None = secret_knob(None, _api_key, "text", "an admin key of your own, 32 characters or more")
+    master_keys: Secret | None = secret_knob(None, _master_keys, "id:base64,...", "32 bytes each, the first encrypts")
+    egress_allow: tuple[Network, ...] = knob("", _networks, "networks", "networks that pass all address checks")
+    egress_proxy: str | None = secret_knob(None, _url, "URL", "a proxy that deliveries go through")
+    sandbox_url: str | None = knob(None, _origin, "URL", "a sandbox that stands in for providers without a key")
+    operator_url: str | None = secret_knob(None, _url, "URL", "gets what the operator must know, of all tenants")
+    retry_schedule: tuple[float, ...] = knob(RETRY_SCHEDULE, parse_schedule, "seconds", "before each delivery attempt")
+    delivery_timeout: int = knob("15", _whole(1, 30), "seconds", "for one delivery attempt, at most 30")
+    delivery_concurrency: int = knob("256", _whole(1, 10_000), "requests", "deliveries in flight, all together")
+    endpoint_concurrency: int = knob("16", _whole(1, 1_000), "requests", "deliveries in flight to one endpoint")
+    credential_concurrency: int = knob("16", _whole(1, 1_000), "requests", "submits in flight for one credential")
+    max_pending_jobs: int = knob("100000", _whole(1, 10**9), "jobs", "queued per tenant; past it a submit gets 429")
+    retention_attempts_days: int = knob("30", _whole(1, 36_500), "days", "that attempts are kept")
+    retention_jobs_days: int = knob("90", _whole(1, 36_500), "days", "that finished jobs and their events are kept")
+    retention_held_days: int = knob("30", _whole(1, 36_500), "days", "that held deliveries wait for their endpoint")
+    log_level: str = knob("INFO", _level, "level", f"how much is logged: {', '.join(LOG_LEVELS)}")
+    providers: dict[str, ProviderSettings] = field(default_factory=dict)
+
+    @property
+    def public_is_loopback(self) -> bool:
+        """Whether only this machine can reach `public_url`."""
+        host = urlsplit(self.public_url).hostname or ""
+        with contextlib.suppress(ValueError):
+            return ipaddress.ip_address(host).is_loopback
+        return host == "localhost" or host.endswith(".localhost")
+
+    @property
+    def database_path(self) -> Path | None:
+        """The file of a SQLite database, relative to the working directory; None for PostgreSQL."""
+        scheme, _, path = self.database_url.partition(":///")
+        return Path(path) if scheme == "sqlite" else None
+
+
+def load(environ: Mapping[str, str], dotenv: Path | None = None, *, known_providers: Sequence[str] = ()) -> Settings:
+    """The settings of an environment, over those of a `.env` file where there is one. Empty counts as not given.
+
+    Raises SettingsError with a sentence for every bad value, unknown CALLSHEET_ variable and unreadable file.
+    """
+    given = _merge(_read_dotenv(dotenv) if dotenv and dotenv.exists() else {}, environ)
+    by_length = sorted(known_providers, key=len, reverse=True)  # else FAL_X_API_KEY would be fal's option x_api_key
+    prefixes = {name: f"{PREFIX}{name.upper().replace('-', '_')}_" for name in by_length}
+    problems: list[str] = []
+    values = _read_rows(Settings, given, PREFIX, problems)  # takes out of `given` what it reads
+    providers = {name: _read_provider(given, prefix, problems) for name, prefix in prefixes.items()}
+    problems += [_unknown(name, prefixes.values()) for name in sorted(given)]
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return Settings(**values, providers=providers)
+
+
+def _merge(dotenv: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    ours, theirs = _ours(environ), _ours(dotenv)
+    for name in ours:  # the environment's X also beats the file's X_FILE, and the other way round
+        theirs.pop(name.removesuffix("_FILE"), None)
+        theirs.pop(f"{name}_FILE", None)
+    return theirs | ours
+
+
+def _ours(variables: Mapping[str, str]) -> dict[str, str]:
+    stripped = {name: value.strip() for name, value in variables.items() if name.startswith(PREFIX)}
+    return {name: value for name, value in stripped.items() if value and not _SERVICE_LINK.fullmatch(f"{name}={value}")}
+
+
+def _read_dotenv(path: Path) -> dict[str, str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise SettingsError(f"{path} cannot be read: make it a readable text file in UTF-8, or remove it.") from None
+    return dict(filter(None, (_read_line(line.strip(), f"{path}:{n}") for n, line in enumerate(lines, start=1))))
+
+
+def _read_line(line: str, place: str) -> tuple[str, str] | None:
+    if not re.match(r"(?:export\s+)?CALLSHEET", line):
+        return None  # another program's line may be in a form that only it reads
+    match = _DOTENV_LINE.fullmatch(line)
+    if match is None:
+        raise SettingsError(f"{place} is not NAME=value, or a quote is not closed: mend the line or begin it with #.")
+    name, single, double, bare = match.groups()
+    if double is not None:
+        return name, re.sub(r"\\(.)", lambda escape: "\n" if escape[1] == "n" else escape[1], double)
+    return name, single or re.split(r"(?:^|\s)#", bare or "")[0]
+
+
+def _read_rows(table: type, given: dict[str, str], prefix: str, problems: list[str]) -> dict[str, Any]:
+    values = {}
+    for row in _rows(table):
+        name = prefix + row.name.upper()
+        try:
+            if value := given.pop(name, None) if row.repr else _take_secret(given, name):
+                values[row.name] = row.metadata["read"](value)
+        except ValueError as error:
+            problems.append(f"{name} cannot be used: {error}.")
+    return values
+
+
+def _take_secret(given: dict[str, str], name: str) -> str | None:
+    value, path = given.pop(name, None), given.pop(f"{name}_FILE", None)
+    if path is None:
+        return value
+    if value is not None:
+        raise ValueError(f"{name}_FILE is given too: remove one of them")
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if text := Path(path).read_text(encoding="utf-8").strip():
+            return text
+    raise ValueError(f"the file that {name}_FILE names is missing, unreadable or empty: give one with the text")
+
+
+def _read_provider(given: dict[str, str], prefix: str, problems: list[str]) -> ProviderSettings:
+    values = _read_rows(ProviderSettings, given, prefix, problems)
+    names = [name for name in given if name.startswith(prefix)]
+    options = {name.removeprefix(prefix).lower(): given.pop(name) for name in names}
+    for option in options:
+        # A provider's own names pass, and so would a mistyped key: it would be missed only when money is due.
+        for near in difflib.get_close_matches(option, [row.name for row in _rows(ProviderSettings)], 1, 0.85):
+            problems.append(f"{prefix}{option.upper()} is not known: did you mean {prefix}{near.upper()}?")
+    return ProviderSettings(**values, options=options)
+
+
+def _unknown(name: str, prefixes: Iterable[str]) -> str:
+    tables = [(PREFIX, Settings), *((prefix, ProviderSettings) for prefix in prefixes)]
+    known = [prefix + row.name.upper() for prefix, table in tables for row in _rows(table)]
+    return f"{name} is not known: did you mean {difflib.get_close_matches(name, known, 1, 0)[0]}? Correct or remove it."
+
+
+def _rows(table: type) -> list[Field[Any]]:
+    return [row for row in fields(table) if "read" in row.metadata]
+
+
+def describe() -> list[tuple[str, str, str, str]]:
+    """(variable, default, unit, doc) of every knob in the order of the table, for the docs; no default is empty."""
+    tables = ((PREFIX, Settings), (f"{PREFIX}<PROVIDER>_", ProviderSettings))
+    return [
+        (prefix + row.name.upper(), row.metadata["text"] or "", row.metadata["unit"], row.metadata["doc"])
+        for prefix, table in tables
+        for row in _rows(table)
+    ]
+
+
+def env_example() -> str:
+    """A `.env` with every variable commented out at its default."""
+    return "\n".join(f"# {doc} [{unit}]\n#{variable}={default}\n" for variable, default, unit, doc in describe())
+
+
+def load_vault(settings: Settings) -> Vault:
+    """The master keys. A SQLite database of this machine alone gets its own, in `<database>.key` (0600), once.
+
+    Raises SettingsError where keys must be given, and where that file cannot be read or made.
+    """
+    if settings.master_keys:
+        return Vault.parse(settings.master_keys.reveal())
+    database = settings.database_path
+    if database is None or not settings.public_is_loopback:
+        required = "CALLSHEET_MASTER_KEYS is required with PostgreSQL or a public CALLSHEET_PUBLIC_URL"
+        raise SettingsError(f"{required}: run 'callsheet init', and keep a copy of what it makes.")
+    path = database.with_name(f"{database.name}.key")
+    try:
+        if not path.exists():
+            _create_key_file(path)
+        return Vault.parse(path.read_text(encoding="utf-8", errors="replace").strip())
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} is not usable: {error}. Restore it, or give CALLSHEET_MASTER_KEYS.") from None
+
+
+def _create_key_file(path: Path) -> None:
+    # Written whole before it gets its name: another process sees all of it or nothing, and the first to link wins.
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    os.write(descriptor, generate_master_key().encode("ascii") + b"\n")
+    os.fsync(descriptor)
+    os.close(descriptor)
+    with contextlib.suppress(FileExistsError):
+        os.link(draft, path)
+    draft.unlink()

@@ -1,0 +1,205 @@
+"""What a batch of arrivals comes to, decided in memory: load -> plan -> write, the same for both dialects.
+
+A store loads what the batch names, this module asks the plan, the store writes the result in bulk.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from service.models import (
+    Accepted,
+    Announcement,
+    Applied,
+    Arrival,
+    CallbackVerdict,
+    Clash,
+    Decision,
+    Done,
+    DueDelivery,
+    Endpoint,
+    Job,
+    Note,
+    RawCallback,
+    Resolve,
+    Target,
+    new_token,
+)
+from service.stores import Plan
+
+FRESH_LEASE_MS = 90_000  # longer than any attempt may take, as the sender checks before it sends
+
+
+class Loaded:
+    """What the batch's arrivals name, as the transaction sees it."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[int, Job] = {}
+        self.owners: dict[tuple[int, str], int] = {}  # (credential, provider job id) -> job
+        self.seen: set[tuple[int, str]] = set()  # (credential, dedupe key)
+        self.endpoints: dict[int, Sequence[Endpoint]] = {}  # by tenant
+
+    def job_of(self, arrival: Arrival) -> Job | None:
+        """The job that an arrival names, by number or by the provider's id."""
+        num = arrival.job
+        if num is None and arrival.credential is not None and arrival.provider_job_id is not None:
+            num = self.owners.get((arrival.credential, arrival.provider_job_id))
+        return None if num is None else self.jobs.get(num)
+
+
+class PlannedEvent:
+    __slots__ = ("announcement", "arrival", "job", "targets", "tenant")
+
+    def __init__(self, arrival: int, tenant: int, job: Job | None, announcement: Announcement, targets: list[Target]):
+        self.arrival, self.tenant, self.job = arrival, tenant, job
+        self.announcement, self.targets = announcement, targets
+
+
+class WriteSet:
+    """What is to be written, in the order of the tables."""
+
+    def __init__(self) -> None:
+        self.before: dict[int, Job] = {}
+        self.after: dict[int, Job] = {}
+        self.binds: list[tuple[int, str, int]] = []
+        self.dedupe: list[tuple[int, str, int]] = []
+        self.notes: list[tuple[int, Note]] = []
+        self.callbacks: list[tuple[int | None, RawCallback]] = []
+        self.events: list[PlannedEvent] = []
+        self.stale_progress: list[int] = []
+
+
+class Planner:
+    """Plans one batch. Later arrivals of a batch see what earlier ones made of their job."""
+
+    def __init__(self, loaded: Loaded, plan: Plan, now: int):
+        self._loaded, self._plan, self._now = loaded, plan, now
+        self._offer = plan.offer()
+        self._progress: dict[int, PlannedEvent] = {}  # the batch's own job.progress, by job
+        self.writes = WriteSet()
+
+    def arrive(self, index: int, arrival: Arrival) -> Applied:
+        """Decide one arrival and note its writes."""
+        job = self._loaded.job_of(arrival)
+        if job is None:
+            return Applied(verdict="missing")
+        if arrival.lease is not None and self.writes.before.get(job.num, job).lease != arrival.lease:
+            return Applied(verdict="fenced", job=job)
+        if self._is_duplicate(arrival, job):
+            return Applied(verdict="duplicate", job=job)
+        decision = self._decide(job, arrival)
+        self._keep_callback(job, arrival, decision)
+        self._keep(index, job, decision)
+        return Applied(verdict=decision.verdict, job=decision.job or job, reason=decision.reason)
+
+    def announce(self, index: int, tenant: int, job: Job | None, announcements: Iterable[Announcement]) -> None:
+        """Publish events to the endpoints that match, senders with a free slot first in line."""
+        endpoints = self._loaded.endpoints.get(tenant, ())
+        for announcement in announcements:
+            if announcement.supersedes_progress and job is not None:
+                self.writes.stale_progress.append(job.num)
+                if (earlier := self._progress.pop(job.num, None)) is not None:
+                    earlier.targets = []
+            targets = self._plan.targets(announcement, job, endpoints)
+            if announcement.only_if_wanted and not targets:
+                continue
+            event = PlannedEvent(index, tenant, job, announcement, self._leased(targets))
+            self.writes.events.append(event)
+            if job is not None and announcement.type == "job.progress":
+                self._progress[job.num] = event
+
+    def _is_duplicate(self, arrival: Arrival, job: Job) -> bool:
+        if arrival.dedupe_key is None:
+            return False
+        key = (job.credential, arrival.dedupe_key)
+        if key in self._loaded.seen:
+            if arrival.callback is not None:
+                self.writes.callbacks.append((job.num, _judged(arrival.callback, CallbackVerdict.DUPLICATE)))
+            return True
+        self._loaded.seen.add(key)
+        self.writes.dedupe.append((*key, job.num))
+        return False
+
+    def _decide(self, job: Job, arrival: Arrival) -> Decision:
+        decision = self._plan.decide(job, arrival, self._now)
+        for provider_job_id in decision.binds:
+            owner = self._loaded.owners.get((job.credential, provider_job_id), job.num)
+            if owner != job.num:
+                other = self._loaded.jobs.get(owner)
+                clash = Clash(provider_job_id=provider_job_id, other_job=other.id if other else "another job")
+                return self._plan.decide(job, Arrival(fact=clash, source=arrival.source), self._now)
+        return decision
+
+    def _keep_callback(self, job: Job, arrival: Arrival, decision: Decision) -> None:
+        if arrival.callback is None:
+            return
+        same = decision.verdict == "duplicate" and arrival.callback.verdict is CallbackVerdict.VERIFIED
+        kept = _judged(arrival.callback, CallbackVerdict.DUPLICATE) if same else arrival.callback
+        self.writes.callbacks.append((job.num, kept))
+
+    def _keep(self, index: int, job: Job, decision: Decision) -> None:
+        for provider_job_id in decision.binds:
+            key = (job.credential, provider_job_id)
+            if key not in self._loaded.owners:
+                self._loaded.owners[key] = job.num
+                self.writes.binds.append((*key, job.num))
+        self.writes.notes += [(job.num, note) for note in decision.notes]
+        if decision.job is not None:
+            self.writes.before.setdefault(job.num, job)
+            self.writes.after[job.num] = self._loaded.jobs[job.num] = decision.job
+        self.announce(index, job.tenant, decision.job or job, decision.announcements)
+
+    def _leased(self, targets: list[Target]) -> list[Target]:
+        return [
+            Target(endpoint=target.endpoint, lane=target.lane, leased=True)
+            if not target.held and self._offer(target.lane)
+            else target
+            for target in targets
+        ]
+
+
+def _judged(callback: RawCallback, verdict: CallbackVerdict) -> RawCallback:
+    return RawCallback(
+        provider=callback.provider,
+        received_at=callback.received_at,
+        verdict=verdict,
+        reason=callback.reason,
+        body=callback.body,
+    )
+
+
+def ids_to_bind(arrival: Arrival) -> tuple[str, ...]:
+    """The provider ids that this arrival may bind: their owners must be loaded first."""
+    fact = arrival.fact
+    named = (arrival.provider_job_id,) if arrival.provider_job_id is not None else ()
+    if isinstance(fact, Accepted | Done):
+        return named + fact.provider_job_ids
+    if isinstance(fact, Resolve) and fact.provider_job_id is not None:
+        return (*named, fact.provider_job_id)
+    return named
+
+
+class FreshLease:
+    """The lease that deliveries are born with when a sender on this node takes them at once."""
+
+    def __init__(self, now: int, monotonic: float):
+        self.token, self.until, self.ends = new_token(), now + FRESH_LEASE_MS, monotonic + FRESH_LEASE_MS / 1000
+
+    def delivery(self, num: int, event: PlannedEvent, event_id: str, target: Target) -> DueDelivery:
+        """The row as its sender needs it, without reading it back."""
+        job = event.job
+        own = target.endpoint == 0 and job is not None
+        return DueDelivery(
+            num=num,
+            tenant=event.tenant,
+            event_id=event_id,
+            event_type=event.announcement.type,
+            body=event.announcement.body,
+            endpoint=target.endpoint,
+            lane=target.lane,
+            lease=self.token,
+            lease_ends=self.ends,
+            attempts=0,
+            callback_url=job.detail.callback_url if own and job else None,
+            callback_secret=job.detail.callback_secret if own and job else None,
+            job_id=job.id if job else None,
+            traceparent=job.detail.traceparent if job else None,
+        )

@@ -1,0 +1,300 @@
+"""SQLite's verbs: WAL, synchronous=FULL, one writer with group commit, readers beside it."""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from service.clock import Clock
+from service.errors import StoreUnavailable
+from service.models import (
+    Applied,
+    Arrival,
+    DueDelivery,
+    Job,
+    Json,
+    NewJob,
+    RawCallback,
+    Work,
+    new_token,
+)
+from service.stores import Created, Plan, Room
+from service.stores.plain import (
+    JOB_COLUMNS,
+    MUTABLE_COLUMNS,
+    changed_values,
+    job_values,
+    without_content,
+)
+from service.stores.planning import Loaded, Planner, WriteSet, ids_to_bind
+from service.stores.sqlite_deliveries import DeliveryVerbs
+from service.stores.sqlite_files import Connect, Files
+from service.stores.sqlite_rows import CANCELED, PENDING
+
+_encode = msgspec.json.encode
+_places = ", ".join("?" * len(JOB_COLUMNS))
+INSERT_JOB = f"INSERT INTO jobs ({', '.join(JOB_COLUMNS)}, idempotency_key, fingerprint) VALUES ({_places}, ?, ?)"  # noqa: S608
+UPDATE_JOB = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in MUTABLE_COLUMNS)} WHERE num = ?"  # noqa: S608
+PRUNE = (  # attempts (the oldest only are looked at), held deliveries, finished jobs (with all that hangs on them),
+    # events of no job
+    "DELETE FROM attempts WHERE num IN (SELECT num FROM (SELECT num, at FROM attempts ORDER BY num LIMIT :limit)"
+    " WHERE at < :attempts)",
+    "UPDATE deliveries SET status = 3, finished_at = :now WHERE num IN"
+    " (SELECT num FROM deliveries WHERE status = 4 AND created_at < :held LIMIT :limit)",
+    "DELETE FROM jobs WHERE num IN (SELECT j.num FROM jobs j WHERE j.finished_at < :jobs AND j.work IS NULL"
+    " AND NOT EXISTS (SELECT 1 FROM deliveries x JOIN events e ON e.num = x.event"
+    " WHERE e.job = j.num AND x.status IN (0, 4)) ORDER BY j.num LIMIT :limit)",
+    "DELETE FROM events WHERE num IN (SELECT e.num FROM events e WHERE e.job IS NULL AND e.created_at < :jobs"
+    " AND NOT EXISTS (SELECT 1 FROM deliveries x WHERE x.event = e.num AND x.status IN (0, 4)) LIMIT :limit)",
+)
+_counted = "SELECT COUNT(*), MIN(due_at) FROM (SELECT due_at FROM {} AND due_at IS NOT NULL LIMIT 100000) q"
+BACKLOG = {
+    "submit": _counted.format("jobs WHERE work = 'submit'"),
+    "settle": _counted.format("jobs WHERE work = 'settle'"),
+    "poll": _counted.format("jobs WHERE work = 'poll'"),
+    "deliveries": _counted.format("deliveries WHERE 1"),
+}
+
+
+async def open_store(
+    url: str, *, plan: Plan, clock: Clock, create: bool = True, connect: Connect = sqlite3.connect
+) -> "SqliteStore":
+    """Open `sqlite:///relative.db` or `sqlite:////absolute.db` and migrate it; `connect` makes its connections."""
+    path = Path(url.removeprefix("sqlite:///"))
+    if not create and not path.exists():  # noqa: ASYNC240 - once, at start
+        raise StoreUnavailable(f"there is no database at {path}; `callsheet migrate` makes one")
+    files = Files(path, clock=clock, connect=connect)
+    try:
+        await files.open()
+    except BaseException:
+        await files.close()
+        raise
+    return SqliteStore(files, plan=plan, clock=clock)
+
+
+class SqliteStore(DeliveryVerbs):
+    async def check(self) -> None:
+        """Write something and wait for its commit, as an accept does."""
+        await self.set_meta("checked_at", str(self.now()))
+
+    # -- new jobs
+
+    async def create_jobs(self, jobs: Sequence[NewJob]) -> list[Created]:
+        return await self._files.commit(self._create_jobs, jobs)
+
+    def _create_jobs(self, items: list[NewJob]) -> list[Created]:
+        return [self._create_job(item) for item in items]
+
+    def _create_job(self, item: NewJob) -> Created:
+        earlier = self._earlier(item)
+        if earlier is not None:
+            return earlier
+        num = self._next("jobs")
+        job = msgspec.structs.replace(item.job, num=num)
+        self._execute(INSERT_JOB, (*job_values(job), item.idempotency_key, item.fingerprint))
+        metadata, detail = _encode(job.metadata).decode(), _encode(job.detail)
+        self._execute("INSERT INTO job_details VALUES (?, ?, ?, ?)", (num, item.input, metadata, detail))
+        owned = [(job.credential, provider_job_id, num) for provider_job_id in job.provider_job_ids]
+        self._many("INSERT INTO provider_ids VALUES (?, ?, ?)", owned)
+        loaded = Loaded()
+        if item.announcements:
+            loaded.endpoints = self._load_endpoints([job.tenant])
+        planner = Planner(loaded, self._plan, self.now())
+        planner.announce(0, job.tenant, job, item.announcements)
+        return Created(verdict="created", job=job, fresh=tuple(self._save(planner.writes, 1)[0]))
+
+    def _earlier(self, item: NewJob) -> Created | None:
+        """The job that this key, or this provider id, already has."""
+        if item.idempotency_key is not None:
+            sql = "SELECT num, fingerprint FROM jobs WHERE tenant = ? AND idempotency_key = ?"
+            row = self._execute(sql, (item.job.tenant, item.idempotency_key)).fetchone()
+            if row is not None:
+                verdict = "replayed" if row[1] == item.fingerprint else "key_reused"
+                return Created(verdict=verdict, job=self._load_jobs([row[0]])[row[0]])
+        for provider_job_id in item.job.provider_job_ids:
+            owner = self._load_owners([(item.job.credential, provider_job_id)])
+            for num in owner.values():
+                return Created(verdict="followed", job=self._load_jobs([num])[num])
+        return None
+
+    # -- what moves a job: load -> plan -> write
+
+    async def apply(self, arrivals: Sequence[Arrival]) -> list[Applied]:
+        return await self._files.commit(self._apply, arrivals)
+
+    def _apply(self, arrivals: list[Arrival]) -> list[Applied]:
+        planner = Planner(self._load(arrivals), self._plan, self.now())
+        applied = [planner.arrive(index, arrival) for index, arrival in enumerate(arrivals)]
+        fresh = self._save(planner.writes, len(arrivals))
+        return [
+            msgspec.structs.replace(result, fresh=tuple(deliveries)) if deliveries else result
+            for result, deliveries in zip(applied, fresh, strict=True)
+        ]
+
+    def _load(self, arrivals: list[Arrival]) -> Loaded:
+        loaded = Loaded()
+        named = [(a.credential, a.provider_job_id) for a in arrivals if a.credential is not None]
+        loaded.owners = self._load_owners(named)
+        wanted = {a.job for a in arrivals if a.job is not None} | set(loaded.owners.values())
+        loaded.jobs = self._load_jobs(wanted)
+        to_bind = [
+            (loaded.jobs[a.job].credential, provider_job_id)
+            for a in arrivals
+            if a.job in loaded.jobs
+            for provider_job_id in ids_to_bind(a)
+        ]
+        if to_bind:
+            loaded.owners |= self._load_owners(to_bind)
+            loaded.jobs = self._load_jobs(set(loaded.owners.values()) - wanted) | loaded.jobs
+        loaded.seen = self._load_seen(arrivals, loaded)
+        loaded.endpoints = self._load_endpoints({job.tenant for job in loaded.jobs.values()})
+        return loaded
+
+    def _load_owners(self, keys: Sequence[tuple[Any, Any]]) -> dict[tuple[int, str], int]:
+        sql = "SELECT job FROM provider_ids WHERE credential = ? AND provider_job_id = ?"
+        found = ((key, self._execute(sql, key).fetchone()) for key in keys)
+        return {key: row[0] for key, row in found if row is not None}
+
+    def _load_seen(self, arrivals: list[Arrival], loaded: Loaded) -> set[tuple[int, str]]:
+        sql = "SELECT 1 FROM dedupe_keys WHERE credential = ? AND key = ?"
+        keys = {
+            (job.credential, arrival.dedupe_key)
+            for arrival in arrivals
+            if arrival.dedupe_key is not None and (job := loaded.job_of(arrival)) is not None
+        }
+        return {key for key in keys if self._execute(sql, key).fetchone()}
+
+    def _save(self, writes: WriteSet, arrivals: int) -> list[list[DueDelivery]]:
+        """Write a plan; the deliveries born with a lease, by arrival."""
+        self._save_jobs(writes)
+        self._many("INSERT INTO provider_ids VALUES (?, ?, ?)", [(*key, job) for *key, job in writes.binds])
+        self._many("INSERT INTO dedupe_keys VALUES (?, ?, ?)", writes.dedupe)
+        notes = [(job, note.at, note.kind, _encode(note.data)) for job, note in writes.notes]
+        self._many("INSERT INTO notes (job, at, kind, data) VALUES (?, ?, ?, ?)", notes)
+        self._save_callbacks(writes.callbacks)
+        for job in writes.stale_progress:
+            self._cancel_progress(job)
+        return self._save_events(writes, arrivals)
+
+    def _save_jobs(self, writes: WriteSet) -> None:
+        changed = list(writes.after.values())
+        self._many(UPDATE_JOB, [(*changed_values(job), job.num) for job in changed])
+        details = [(_encode(job.detail), job.num) for job in changed if job.detail is not writes.before[job.num].detail]
+        self._many("UPDATE job_details SET detail = ? WHERE job = ?", details)
+
+    def _save_callbacks(self, callbacks: Iterable[tuple[int | None, RawCallback]]) -> None:
+        rows = [(job, c.provider, c.received_at, c.verdict, c.reason, c.body) for job, c in callbacks]
+        sql = "INSERT INTO callbacks (job, provider, received_at, verdict, reason, body) VALUES (?, ?, ?, ?, ?, ?)"
+        self._many(sql, rows)
+
+    def _cancel_progress(self, job: int) -> None:
+        sql = (
+            "UPDATE deliveries SET status = ?, due_at = NULL, finished_at = ? WHERE status = ? AND lease IS NULL"
+            " AND event IN (SELECT num FROM events WHERE job = ? AND type = 'job.progress')"
+        )
+        self._execute(sql, (CANCELED, self.now(), PENDING, job))
+
+    # -- claims
+
+    async def claim_jobs(self, work: Work, *, room: Room, lease_ms: int, limit: int) -> list[tuple[Job, bytes | None]]:
+        claimed = await self._files.commit(self._claim_jobs, [(work, room, lease_ms, limit)])
+        return list(claimed[0])
+
+    def _claim_jobs(self, items: list[tuple[Work, Room, int, int]]) -> list[list[tuple[Job, bytes | None]]]:
+        return [self._claim_work(*item) for item in items]
+
+    def _claim_work(self, work: Work, room: Room, lease_ms: int, limit: int) -> list[tuple[Job, bytes | None]]:
+        """First which credentials have due work and room, in turn, then their rows: none starves behind another's."""
+        now, last = self.now(), self._last_credential.get(work, 0)
+        taken: list[int] = []
+        for credential in sorted(self._due_credentials(work, now), key=lambda num: (num <= last, num)):
+            sql = (
+                "SELECT num FROM jobs WHERE work = ? AND credential = ? AND due_at <= ? AND due_at IS NOT NULL"
+                " ORDER BY due_at LIMIT ?"
+            )
+            most = min(room(credential), limit - len(taken))
+            if most > 0:
+                taken += [row[0] for row in self._execute(sql, (work, credential, now, most))]
+                self._last_credential[work] = credential
+        if not taken:
+            return []
+        token = new_token()
+        leases = [(token, now + lease_ms, num) for num in taken]
+        self._many("UPDATE jobs SET lease = ?, due_at = ? WHERE num = ?", leases)
+        jobs = self._load_jobs(taken)
+        inputs = dict(self._in("SELECT job, input FROM job_details WHERE job IN ({})", taken))
+        return [(jobs[num], inputs[num]) for num in taken]
+
+    def _due_credentials(self, work: Work, now: int) -> list[int]:
+        sql = (
+            "SELECT credential, due_at FROM jobs WHERE work = ? AND credential > ? AND due_at IS NOT NULL"
+            " ORDER BY credential, due_at LIMIT 1"
+        )
+        found, last = [], -1
+        while (row := self._execute(sql, (work, last)).fetchone()) is not None:
+            last = row[0]
+            if row[1] <= now:
+                found.append(last)
+        return found
+
+    async def overdue(self, limit: int) -> list[int]:
+        sql = "SELECT num FROM jobs WHERE status = 'queued' AND deadline_at <= $1 ORDER BY deadline_at LIMIT $2"
+        return [row[0] for row in await self.rows(sql, self.now(), limit)]
+
+    # -- callbacks that moved nothing, recovery, retention
+
+    async def record_rejected(self, callback: RawCallback, keep: int) -> None:
+        """Keep it for the operator: the last `keep` of its provider."""
+        await self._files.commit(self._record_rejected, [(callback, keep)])
+
+    def _record_rejected(self, items: list[tuple[RawCallback, int]]) -> list[None]:
+        self._save_callbacks([(None, callback) for callback, _ in items])
+        for provider, keep in {(callback.provider, keep) for callback, keep in items}:
+            sql = (
+                "DELETE FROM callbacks WHERE job IS NULL AND provider = ? AND num <= (SELECT num FROM callbacks"
+                " WHERE job IS NULL AND provider = ? ORDER BY num DESC LIMIT 1 OFFSET ?)"
+            )
+            self._execute(sql, (provider, provider, keep))
+        return [None] * len(items)
+
+    async def recover_leases(self) -> int:
+        """At start, with the loops' lock held: nobody else is running, so every lease is void. How many were."""
+        return int((await self._files.commit(self._recover_leases, [None]))[0])
+
+    def _recover_leases(self, items: list[None]) -> list[int]:
+        now = self.now()
+        sql = "UPDATE jobs SET lease = NULL, due_at = ? WHERE due_at IS NOT NULL AND lease IS NOT NULL"
+        jobs = self._execute(sql, (now,))
+        sql = "UPDATE deliveries SET lease = NULL, due_at = ? WHERE due_at IS NOT NULL AND lease IS NOT NULL"
+        return [jobs.rowcount + self._execute(sql, (now,)).rowcount]
+
+    async def erase_content(self, job: Job) -> None:
+        """Erase input, outputs and bodies; what happened and when stays."""
+        await self._files.commit(self._erase_content, [job])
+
+    def _erase_content(self, jobs: list[Job]) -> list[None]:
+        for job in self._load_jobs(job.num for job in jobs).values():
+            detail = without_content(job.detail)
+            self._execute("UPDATE job_details SET input = NULL, detail = ? WHERE job = ?", (_encode(detail), job.num))
+            self._execute("UPDATE callbacks SET body = x'' WHERE job = ?", (job.num,))
+            body = b'{"type": "erased", "data": {"id": "%s", "erased": true}}' % job.id.encode()
+            self._execute("UPDATE events SET body = ? WHERE job = ?", (body, job.num))
+        return [None] * len(jobs)
+
+    async def prune(self, *, attempts_before: int, held_before: int, jobs_before: int, limit: int) -> int:
+        """Delete up to `limit` rows of each kind past their retention; how many. `unknown` jobs are never deleted."""
+        befores = {"attempts": attempts_before, "held": held_before, "jobs": jobs_before}
+        return int((await self._files.commit(self._prune, [{**befores, "limit": limit, "now": self.now()}]))[0])
+
+    def _prune(self, items: list[dict[str, int]]) -> list[int]:
+        return [sum(self._execute(sql, values).rowcount for sql in PRUNE) for values in items]
+
+    async def backlog(self) -> Json:
+        """What waits, for metrics and `doctor`: counts stop at 100,000, ages in milliseconds."""
+        now, found = self.now(), {}
+        for name, sql in BACKLOG.items():
+            count, oldest = (await self.rows(sql))[0]
+            found[name] = {"count": count, "oldest_ms": max(0, now - oldest) if oldest is not None else 0}
+        return found

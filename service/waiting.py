@@ -1,0 +1,37 @@
+"""Waiting for a job's end: `Prefer: wait` and the command line."""
+
+import asyncio
+import contextlib
+
+from service.models import Job
+from service.stores import Store
+
+LOOK_EVERY_S = 1.0  # another node may have moved the job
+
+
+class Waiting:
+    def __init__(self, store: Store):
+        self._store = store
+        self._waiters: dict[int, set[asyncio.Event]] = {}
+
+    def tell(self, job: Job) -> None:
+        """A job changed on this node."""
+        for event in self._waiters.get(job.num, ()):
+            event.set()
+
+    async def until_terminal(self, job: Job, seconds: float) -> Job:
+        """The job once it is terminal, or as it is after that many seconds."""
+        ends = asyncio.get_running_loop().time() + seconds
+        event = asyncio.Event()
+        self._waiters.setdefault(job.num, set()).add(event)
+        try:
+            while not job.terminal and (left := ends - asyncio.get_running_loop().time()) > 0:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(event.wait(), min(left, LOOK_EVERY_S))
+                event.clear()
+                job = await self._store.job_by_number(job.num) or job
+            return job
+        finally:
+            self._waiters[job.num].discard(event)
+            if not self._waiters[job.num]:
+                del self._waiters[job.num]

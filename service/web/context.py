@@ -1,0 +1,35 @@
+"""Everything that a request may use, put together once by the composition root."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from service.accounts import Accounts
+from service.callbacks import Callbacks
+from service.clock import Clock
+from service.delivery import Delivery
+from service.endpoints import Endpoints
+from service.loops import Loops
+from service.metrics import Metrics
+from service.providers import Provider
+from service.settings import Settings
+from service.stores import Store
+from service.submission import Accepting
+from service.transitions import Transitions
+from service.waiting import Waiting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    settings: Settings
+    clock: Clock
+    store: Store
+    accounts: Accounts
+    endpoints: Endpoints
+    providers: Mapping[str, Provider]
+    accepting: Accepting
+    callbacks: Callbacks
+    transitions: Transitions
+    delivery: Delivery
+    waiting: Waiting
+    loops: Loops
+    metrics: Metrics

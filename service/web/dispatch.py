@@ -1,0 +1,75 @@
+"""From a request to its route's answer: authenticate, read, check, answer, send."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from service.errors import Missing
+from service.web.auth import authorized
+from service.web.bodies import check_media, checked, decode, fingerprint
+from service.web.calls import Call
+from service.web.context import Context
+from service.web.documents import Documents
+from service.web.problems import MethodNotAllowed
+from service.web.queries import read_query
+from service.web.replies import send_reply
+from service.web.routing import Route
+
+
+class Methods:
+    """One path: its routes by method. HEAD is GET without the body, but for streams."""
+
+    def __init__(self, routes: Sequence[Route], context: Context, documents: Documents):
+        self._context, self._documents = context, documents
+        self._routes = {route.method: route for route in routes}
+        if "GET" in self._routes and not self._routes["GET"].streams:
+            self._routes["HEAD"] = self._routes["GET"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = self._routes.get(scope["method"])
+        if route is None:
+            raise MethodNotAllowed(sorted(self._routes))
+        call = Call(
+            context=self._context,
+            documents=self._documents,
+            route=route,
+            path=scope["path_params"],
+            headers=headers_of(scope["headers"]),
+            receive=receive,
+        )
+        await self._prepare(call, scope)
+        await send_reply(await route.answer(call), scope, receive, send)
+
+    async def _prepare(self, call: Call, scope: Scope) -> None:
+        """Who asks comes first: nothing is read, or told, to somebody without a key."""
+        route = call.route
+        if route.scope is not None:
+            call.principal = await authorized(call, route.scope)
+        if any(not text.isascii() or not text.isprintable() for text in call.path.values()):
+            raise Missing("There is no such object: ids are visible ASCII.", param=next(iter(call.path)))
+        if not route.open_query:
+            call.query = read_query(route.query, scope["query_string"])
+        if route.body is not None:
+            await _read(call, scope["path"])
+
+
+async def _read(call: Call, path: str) -> None:
+    route = call.route
+    call.raw = await call.read(route.max_bytes)
+    if not call.raw and route.body_optional:
+        call.body = route.body()
+        return
+    check_media(call.headers)
+    value = decode(call.raw)
+    call.body = checked(value, route.body)
+    call.fingerprint = fingerprint(route.method, path, value)
+
+
+def headers_of(raw: Sequence[tuple[bytes, bytes]]) -> Mapping[str, str]:
+    """By name in lower case; what is there more than once is joined with commas, as HTTP says."""
+    headers: dict[str, Any] = {}
+    for name, value in raw:
+        key, text = name.decode("latin-1"), value.decode("latin-1")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers

@@ -1,0 +1,40 @@
+"""What a route is: one row of the table that feeds router, document, docs page and llms.txt."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from service.models import Record
+from service.web.bodies import OTHER_BYTES
+from service.web.queries import Query
+from service.web.replies import JSON, Reply
+
+
+class Link(Record):
+    """From a response to the operation that takes a value of it: `value` is an OpenAPI runtime expression."""
+
+    to: str
+    param: str
+    value: str = "$response.body#/id"
+
+
+class Route(Record):
+    method: str
+    path: str
+    name: str  # the operation id
+    scope: str | None  # None: needs no key
+    summary: str
+    answer: Callable[[Any], Awaitable[Reply]]  # of a `Call`
+    body: Any = None  # a struct; None: it takes no body, or reads it itself
+    body_optional: bool = False
+    max_bytes: int = OTHER_BYTES
+    query: tuple[Query, ...] = ()
+    open_query: bool = False  # a provider may add parameters to its callback URL
+    headers: tuple[str, ...] = ()  # request headers of ours, by name in openapi.HEADERS
+    returns: Any = None  # a struct; None: no JSON
+    listed: bool = False  # `returns` in `{"data": [...], "next_cursor"}`
+    status: int = 200
+    also: tuple[int, ...] = ()  # other statuses with the same body
+    media: str = JSON
+    errors: tuple[int, ...] = ()  # beyond those that follow from scope, body and query
+    links: tuple[Link, ...] = ()
+    streams: bool = False

@@ -1,0 +1,200 @@
+"""PixVerse beyond the contract: every reading of its signature rule, trace ids, and input that depends on input."""
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+import uuid
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.errors import Invalid, SignatureRefused
+from service.providers import Call, Reply, Request
+from service.providers.pixverse import provider
+
+SECRET = "test-secret"
+NOW = 1_800_000_000
+NONCE = "0123456789abcdef0123456789abcdef"
+
+
+def signed(query: str, at: int | str = NOW) -> dict[str, str]:
+    """Headers for a form-encoded query: the documented formula, written a second time."""
+    text = f"{at}\n{NONCE}\n{query}".encode()
+    signature = base64.b64encode(hmac.new(SECRET.encode(), text, hashlib.sha256).digest()).decode()
+    return {"Webhook-Timestamp": str(at), "Webhook-Nonce": NONCE, "Webhook-Signature": signature}
+
+
+def verify(headers: dict[str, str], body: str | bytes) -> bool:
+    return provider.verify_callback(headers, body.encode() if isinstance(body, str) else body, [SECRET], NOW)
+
+
+READINGS = [
+    ('{"url":"a b","id":"5"}', "id=5&url=a+b"),
+    ('{"url":"a b","id":"5"}', "id=5&url=a%20b"),
+    ('{"url":"a b","id":"5"}', "url=a+b&id=5"),
+    ('{"url":"a b","id":"5"}', "url=a%20b&id=5"),
+    ('{"t":"1+1 =2&"}', "t=1%2B1+%3D2%26"),
+    ('{"t":"1+1 =2&"}', "t=1%2B1%20%3D2%26"),
+    ('{"size":10.50}', "size=10.50"),
+    ('{"size":10.50}', "size=10.5"),
+    ('{"size":10.0}', "size=10"),
+    ('{"size":1e3}', "size=1e3"),
+    ('{"size":1e3}', "size=1000"),
+    ('{"size":0.00001}', "size=0.00001"),
+    ('{"id":627410861853514292}', "id=627410861853514292"),
+    ('{"ok":true,"no":false}', "no=false&ok=true"),
+    ('{"t":"\\u00e9"}', "t=%C3%A9"),
+    ("{}", ""),
+]
+
+
+@pytest.mark.parametrize(("body", "query"), READINGS)
+def test_every_reading_that_the_documents_leave_open_verifies(body: str, query: str) -> None:
+    assert verify(signed(query), body) is True
+
+
+AMBIGUOUS = [
+    ('{"a":{"b":1}}', "a=map%5Bb%3A1%5D"),
+    ('{"a":[1]}', "a=1"),
+    ('{"a":[["b","c"]]}', "a=b"),
+    ('{"a":null}', "a="),
+    ('{"a":1,"a":1}', "a=1"),
+    ('{"a":1,"a":2}', "a=1&a=2"),
+    ('{"a":NaN}', "a=NaN"),
+    ('{"a":Infinity}', "a=Infinity"),
+    ('\ufeff{"a":1}', "a=1"),
+    ('[["a","1"]]', "a=1"),
+    ("[]", ""),
+    ('"a"', "a"),
+    ("", ""),
+    ('{"a":"\\ud800"}', "a=%EF%BF%BD"),
+    ('{"a":1} x', "a=1"),
+    ('{"a":' * 5000 + "1" + "}" * 5000, "a=1"),
+]
+
+
+@pytest.mark.parametrize(("body", "query"), AMBIGUOUS, ids=range(len(AMBIGUOUS)))
+def test_body_that_no_form_carries_unambiguously_is_refused_whatever_its_signature(body: str, query: str) -> None:
+    with pytest.raises(SignatureRefused):
+        verify(signed(query), body)
+
+
+@pytest.mark.parametrize("body", [b'{"a":"\xff"}', '{"a":1}'.encode("utf-16")])
+def test_body_that_is_not_utf8_is_refused(body: bytes) -> None:
+    with pytest.raises(SignatureRefused):
+        verify(signed("a=1"), body)
+
+
+FIELDS = st.dictionaries(st.text(max_size=5), st.one_of(st.text(max_size=9), st.booleans(), st.integers()), max_size=5)
+
+
+@given(fields=FIELDS.filter(lambda fields: not holds_surrogates(fields)), plus=st.booleans(), ordered=st.booleans())
+@settings(deadline=None)
+def test_any_flat_body_verifies_and_any_change_of_a_value_does_not(
+    fields: dict[str, Any], plus: bool, ordered: bool
+) -> None:
+    encode = quote_plus if plus else lambda text: quote(text, safe="")
+    texts = {name: json.dumps(value) if not isinstance(value, str) else value for name, value in fields.items()}
+    pairs = sorted(texts.items()) if ordered else list(texts.items())
+    headers = signed("&".join(f"{encode(name)}={encode(text)}" for name, text in pairs))
+    assert verify(headers, json.dumps(fields)) is True
+    for name, text in texts.items():
+        with pytest.raises(SignatureRefused):
+            verify(headers, json.dumps({**fields, name: f"{text}x"}))
+
+
+def holds_surrogates(fields: dict[str, Any]) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in f"{fields}")
+
+
+@pytest.mark.parametrize(
+    "at", ["+1800000000", "-1", " 1800000000", "1_800_000_000", "1800000000000", "1800000000.0", ""]
+)
+def test_timestamp_in_another_notation_is_refused_whatever_its_signature(at: str) -> None:
+    with pytest.raises(SignatureRefused):
+        verify(signed("a=1", at), '{"a":1}')
+
+
+@pytest.mark.parametrize("text", ["\udce9", "\u0661\u0668", "a\nb", "", "x" * 10_000])
+@pytest.mark.parametrize("header", ["Webhook-Timestamp", "Webhook-Nonce", "Webhook-Signature"])
+def test_header_that_is_not_ascii_text_of_its_shape_is_refused(header: str, text: str) -> None:
+    with pytest.raises(SignatureRefused):
+        verify({**signed("a=1"), header: text}, '{"a":1}')
+
+
+def test_empty_secret_proves_nothing() -> None:
+    text = f"{NOW}\n{NONCE}\na=1".encode()
+    signature = base64.b64encode(hmac.new(b"", text, hashlib.sha256).digest()).decode()
+    headers = {**signed("a=1"), "Webhook-Signature": signature}
+    with pytest.raises(SignatureRefused):
+        provider.verify_callback(headers, b'{"a":1}', ["", ""], NOW)
+
+
+def test_largest_body_is_verified_in_bounded_time() -> None:
+    body = json.dumps({"id": "1", "url": "é " * 250_000, "n": 1.5}, ensure_ascii=False).encode()
+    assert len(body) < provider.callback_max_bytes
+    started = time.perf_counter()
+    with pytest.raises(SignatureRefused):
+        provider.verify_callback(signed("id=1"), body, [SECRET, "another"], NOW)
+    assert time.perf_counter() - started < 2.0
+
+
+# -- trace ids and input --------------------------------------------------------------------------
+
+
+def a_call(**given: Any) -> Call:
+    known = {"operation": "text_to_video", "input": {}, "api_key": "k", "base_url": provider.base_url}
+    return Call(**{**known, "correlation": "the-correlation", "now": NOW * 1000, "submitted_at": NOW * 1000, **given})
+
+
+def trace_of(request: Request) -> str:
+    return request.headers["Ai-trace-id"]
+
+
+def test_submit_and_its_repeat_carry_the_jobs_own_trace_id_and_the_same_bytes() -> None:
+    first, repeat = next(provider.submit(a_call())), next(provider.submit(a_call(repeat=True, now=NOW * 1000 + 5000)))
+    assert trace_of(first) == trace_of(repeat) == "the-correlation"
+    assert first == repeat
+
+
+def test_every_other_request_has_a_trace_id_of_its_own() -> None:
+    steps = provider.lookup(a_call())
+    page = b'{"ErrCode":0,"ErrMsg":"success","Resp":{"items":[],"has_more":true,"next_cursor":"c"}}'
+    requests = [next(steps), steps.send(Reply(status=200, headers={}, body=page))]
+    requests += [next(provider.status(a_call(now=at), "5")) for at in (1, 2)]
+    requests += [next(provider.status(a_call(), "6")), next(provider.check(a_call(correlation="")))]
+    traces = [trace_of(request) for request in requests]
+    assert len({"the-correlation", *traces}) == len(traces) + 1
+    assert all(str(uuid.UUID(trace)) == trace for trace in traces)
+
+
+def test_lookup_of_a_list_without_end_comes_to_an_end() -> None:
+    steps = provider.lookup(a_call())
+    page = b'{"ErrCode":0,"ErrMsg":"success","Resp":{"items":[],"has_more":true,"next_cursor":"c"}}'
+    next(steps)
+    with pytest.raises(StopIteration):
+        for _ in range(100):
+            steps.send(Reply(status=200, headers={}, body=page))
+
+
+I2V = {"prompt": "a cat", "model": "v5", "duration": 5, "quality": "540p"}
+
+
+def test_image_to_video_wants_an_image() -> None:
+    operation = provider.operations["image_to_video"]
+    with pytest.raises(Invalid) as refused:
+        operation.validate(I2V)
+    assert refused.value.param == "input.img_id"
+    assert "img_ids" in refused.value.detail
+    for image in ({"img_id": 5}, {"img_id": "file_1"}, {"img_ids": [627410861853514292, 6]}):
+        operation.validate({**I2V, **image})
+
+
+def test_what_the_documents_contradict_themselves_about_is_left_to_pixverse() -> None:
+    given = {"prompt": "x" * 6000, "model": "v99", "duration": 60, "quality": "4320p", "aspect_ratio": "1:2"}
+    provider.operations["text_to_video"].validate(given)
