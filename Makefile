@@ -19,7 +19,7 @@ help:  ## what can be made
 
 .venv/installed: .venv/made pyproject.toml
 	@echo "Installing Callsheet into .venv ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo]'
 	@touch $@
 
 .venv/installed-test: .venv/made pyproject.toml

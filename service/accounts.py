@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from service import crypto, signatures
 from service.clock import Clock
 from service.errors import Conflict, Forbidden, Invalid, Missing, Unauthenticated
-from service.models import DEFAULT_TENANT, ApiKey, Credential, Json, Record, Tenant, new_id
+from service.ids import new_id
+from service.models import ApiKey, Credential, Tenant
 from service.providers import Provider
 from service.sealed import CredentialSecrets, Sealed, SigningSecret, live, rotated
 from service.settings import ProviderSettings, Settings
+from service.states import DEFAULT_TENANT, Json, Record
 from service.stores import Store
 from service.views import instant
 
@@ -17,7 +19,8 @@ SCOPES = (
     "providers:read", "metrics", "tick", "admin",
 )  # fmt: skip
 DEFAULT_SCOPES = ("jobs:write", "jobs:read", "events:read", "endpoints:read", "endpoints:write", "providers:read")
-KEY_CACHE_MS = 5_000  # a revoked key works no longer than this on another node
+REREAD_S = 1.0  # how often the credentials are read again for one that is not known
+KEY_CACHE_S = 5.0  # a revoked key works no longer than this on another node
 SANDBOX_KEY, SANDBOX_CALLBACK_ID, SANDBOX_SECRET = "sandbox", "sandbox", "sandbox-callback-secret"
 
 
@@ -47,10 +50,11 @@ class Accounts:
     ):
         self._store, self._sealed, self._settings, self._clock = store, sealed, settings, clock
         self._providers, self._sandboxed = providers, sandboxed  # the credentials that are a sandbox's
-        self._keys: dict[str, tuple[int, ApiKey | None]] = {}
+        self._keys: dict[str, tuple[float, ApiKey | None]] = {}
         self._tenants: dict[str, Tenant] = {}
-        self._secrets: dict[int, tuple[int, tuple[str, ...]]] = {}
+        self._secrets: dict[int, tuple[float, tuple[str, ...]]] = {}
         self._credentials: dict[int, Credential] = {}
+        self._read_at = float("-inf")
         self._current: dict[tuple[int, str], Credential] = {}
 
     async def start(self) -> None:
@@ -61,7 +65,6 @@ class Accounts:
         else:
             self._sealed.check_canary(bytes.fromhex(canary))
         default = self._tenants[DEFAULT_TENANT] = await self.create_tenant(DEFAULT_TENANT)
-        await self._read_credentials()
         await self._read_credentials()
         for name in self._providers:
             await self._bring(default.num, name)
@@ -88,12 +91,14 @@ class Accounts:
 
     async def callback_secrets(self, tenant: int) -> tuple[str, ...]:
         """What signs the tenant's callback URLs now, the current one first; at most five seconds old."""
-        now = self._clock.now()
+        now = self._clock.monotonic()
         cached = self._secrets.get(tenant)
-        if cached is None or now - cached[0] > KEY_CACHE_MS:
-            row = next(row for row in await self._store.tenants() if row.num == tenant)
+        if cached is None or now - cached[0] > KEY_CACHE_S:
+            row = next((row for row in await self._store.tenants() if row.num == tenant), None)
+            if row is None:
+                raise Missing("The tenant is gone.", param="tenant")
             secrets = self._sealed.secrets(row.secrets, "tenant", row.name)
-            cached = self._secrets[tenant] = (now, live(secrets, now))
+            cached = self._secrets[tenant] = (now, live(secrets, self._clock.now()))
         return cached[1]
 
     async def rotate_callback_secret(self, tenant_name: str, overlap_s: int) -> str:
@@ -166,9 +171,9 @@ class Accounts:
         return Principal(tenant=key.tenant, tenant_name=key.tenant_name, key_id=key.id, scopes=scopes)
 
     async def _key(self, lookup: str) -> ApiKey | None:
-        now = self._clock.now()
+        now = self._clock.monotonic()
         cached = self._keys.get(lookup)
-        if cached is None or now - cached[0] > KEY_CACHE_MS:
+        if cached is None or now - cached[0] > KEY_CACHE_S:
             if len(self._keys) > 10_000:
                 self._keys.clear()
             cached = self._keys[lookup] = (now, await self._store.find_key(lookup))
@@ -188,8 +193,21 @@ class Accounts:
             )
         return found
 
-    def credential_by_number(self, num: int) -> Credential | None:
+    async def credential_by_number(self, num: int) -> Credential | None:
+        """The credential that a job names; one that another process made is read from the database."""
+        now = self._clock.monotonic()
+        if num not in self._credentials and now - self._read_at >= REREAD_S:
+            self._read_at = now
+            await self._read_credentials()
         return self._credentials.get(num)
+
+    def provider_of(self, credential: int) -> str:
+        """Whose credential it is, for counting what is under way; empty where it is not known here."""
+        found = self._credentials.get(credential)
+        return found.provider if found is not None else ""
+
+    def is_sandbox(self, credential: int) -> bool:
+        return credential in self._sandboxed
 
     async def _read_credentials(self) -> None:
         for row in await self._store.credentials():

@@ -1,16 +1,16 @@
 """The composition root: settings -> store, egress, providers, stages. Only here is anything constructed."""
 
+import contextlib
 import random as system_random
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
-from msgspec.structs import replace
-
 from service import addresses, providers
+from service.accepting import Accepting
 from service.accounts import Accounts
 from service.callbacks import Callbacks
 from service.clock import Clock, SystemClock
@@ -18,17 +18,18 @@ from service.conversation import Conversations
 from service.delivery import Delivery
 from service.egress import Egress
 from service.endpoints import Endpoints, FanOut
+from service.ids import new_correlation
 from service.lanes import Lanes
 from service.loops import Loops
 from service.metrics import Metrics
-from service.models import Job, new_correlation
+from service.models import Job
 from service.polling import Polling
 from service.providers import Operation, Provider
 from service.pruning import Pruning
 from service.sealed import Sealed
 from service.settings import Settings, load_vault
 from service.stores import Offer, Plan, Store, open_store
-from service.submission import Accepting, Submission
+from service.submission import Submission
 from service.transitions import Rules, Transitions
 from service.waiting import Waiting
 from service.web.context import Context
@@ -57,6 +58,7 @@ class Service:
 
     async def close(self) -> None:
         """Finish what is under way, then close connections and the database."""
+        self.context.delivery.lanes.sending = False
         await self.context.loops.stop(STOP_S)
         await self.egress.close()
         await self.context.store.close()
@@ -92,8 +94,8 @@ async def build(
     fan_out = FanOut(offer=lanes.offer, operator=settings.operator_url is not None)
     store: Store = await open_database(settings.database_url, plan=wrap_plan(Planning(rules, fan_out)), clock=clock)
     try:
-        if own_loops:
-            store.own_loops(f"serve --role {role}")
+        if own_loops and role != "api":  # an api node runs loops only while it is ticked
+            store.own_loops(f"--role {role}")
             await store.recover_leases()
         accounts = Accounts(
             store=store, sealed=sealed, settings=settings, providers=known, clock=clock, sandboxed=sandboxed
@@ -104,8 +106,19 @@ async def build(
         raise
     policy = policy_of(settings, clock)
     egress = make_egress(policy=policy, trusted=_base_urls(settings, known), proxy=settings.egress_proxy)
-    parts = _Parts(settings, clock, random, vault, sealed, known, store, accounts, policy, egress, lanes)
+    owned = contextlib.nullcontext if role != "api" else partial(_owned_while_ticking, store)
+    parts = _Parts(settings, clock, random, vault, sealed, known, store, accounts, policy, egress, lanes, owned)
     return Service(context=parts.context(), egress=egress)
+
+
+@contextlib.asynccontextmanager
+async def _owned_while_ticking(store: Store) -> AsyncIterator[None]:
+    store.own_loops("a tick")
+    try:
+        await store.recover_leases()
+        yield
+    finally:
+        store.release_loops()
 
 
 def policy_of(settings: Settings, clock: Clock) -> addresses.Policy:
@@ -123,7 +136,7 @@ def policy_of(settings: Settings, clock: Clock) -> addresses.Policy:
 def _operation_of(known: Mapping[str, Provider], sandboxed: set[int], job: Job) -> Operation:
     """The job's operation; against a sandbox, at the sandbox's pace."""
     operation = known[job.provider].operations[job.operation]
-    return replace(operation, poll=operation.poll.quick()) if job.credential in sandboxed else operation
+    return operation.quick() if job.credential in sandboxed else operation
 
 
 def _base_urls(settings: Settings, known: Mapping[str, Provider]) -> list[str]:
@@ -138,7 +151,7 @@ class _Parts:
     def __init__(self, *parts: Any):
         (
             self.settings, self.clock, self.random, self.vault, self.sealed, self.known, self.store, self.accounts,
-            self.policy, self.egress, self.lanes,
+            self.policy, self.egress, self.lanes, owned,
         ) = parts  # fmt: skip
         self.metrics, self.waiting = Metrics(), Waiting(self.store)
         self.endpoints = Endpoints(store=self.store, sealed=self.sealed, policy=self.policy, clock=self.clock)
@@ -160,7 +173,7 @@ class _Parts:
         }
         self.submission, self.polling = Submission(**looping), Polling(**looping)
         pruning = Pruning(store=self.store, settings=self.settings, clock=self.clock)
-        self.loops = Loops((self.submission, self.polling, self.delivery, pruning), self.clock)
+        self.loops = Loops((self.submission, self.polling, self.delivery, pruning), self.clock, owned)
 
     def context(self) -> Context:
         return Context(

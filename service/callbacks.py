@@ -7,19 +7,10 @@ from service.accounts import Accounts
 from service.clock import Clock
 from service.crypto import Vault
 from service.errors import BadRequest, Missing, SignatureRefused, Unauthenticated
-from service.models import (
-    DEFAULT_TENANT,
-    Applied,
-    Arrival,
-    CallbackVerdict,
-    Credential,
-    Hint,
-    Job,
-    RawCallback,
-    Record,
-    Source,
-)
+from service.facts import Arrival, Hint, RawCallback
+from service.models import Applied, Credential, Job
 from service.providers import Provider, ReadCallback
+from service.states import DEFAULT_TENANT, CallbackVerdict, Record, Source
 from service.stores import Store
 from service.transitions import Transitions
 
@@ -88,9 +79,9 @@ class Callbacks:
         job = credential = None
         if subject is not None and subject.startswith("job_"):
             job = await self._store.job_by_id(subject)
-            credential = self._accounts.credential_by_number(job.credential) if job is not None else None
+            credential = await self._accounts.credential_by_number(job.credential) if job is not None else None
         elif subject is not None and subject.startswith("credential-"):
-            credential = self._accounts.credential_by_number(int(subject.removeprefix("credential-")))
+            credential = await self._accounts.credential_by_number(int(subject.removeprefix("credential-")))
         if credential is None or credential.provider != name:
             self._count(name, "rejected")
             raise Missing("This callback URL is not one of ours.", code="unknown_callback_url")

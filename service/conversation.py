@@ -4,14 +4,17 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeVar
 
 from service.clock import Clock
-from service.egress import Answer, Egress, Outgoing
+from service.egress import Answer, Egress
 from service.errors import Lost, NotSent
-from service.models import Credential, Job, NotNow, Unknown
+from service.facts import NotNow, Unknown
+from service.framing import Outgoing
+from service.loops import UNLIMITED
+from service.models import Credential, Job
 from service.providers import Call, Reply, Request
 
 V = TypeVar("V")
 
-SUBMIT_S = 60.0  # a POST that charges: some providers answer in seconds; less than its lease
+SHORTEST_SUBMIT_S = 10.0  # with less of a tick's budget left, no POST that charges is started
 READ_S = 20.0
 LEASE_MS = 90_000
 MARGIN_S = 5.0  # between the end of the longest request and the end of its lease
@@ -25,8 +28,9 @@ class Stopped(Exception):
 class Lease:
     """What a claim gave us: the right to send and to write, until a moment on the monotonic clock."""
 
-    def __init__(self, token: int | None, ends: float, clock: Clock):
+    def __init__(self, token: int | None, ends: float, clock: Clock, *, within: float = UNLIMITED):
         self.token, self._ends, self._clock = token, ends, clock
+        self.within = within  # seconds that the step which claimed it may take
 
     def check(self, needed_s: float) -> Callable[[], None]:
         """For just before the first byte: raises `NotSent` where the lease may end before the request does."""
@@ -43,9 +47,13 @@ class Conversations:
         self._egress = egress
 
     async def hold(
-        self, steps: Generator[Request, Reply, V], lease: Lease, begin: Callable[[], Awaitable[bool]] | None = None
+        self,
+        steps: Generator[Request, Reply, V],
+        lease: Lease,
+        begin: Callable[[], Awaitable[bool]] | None = None,
+        charging_s: float = READ_S,
     ) -> V | NotNow | Unknown:
-        """Drive the verb to its verdict.
+        """Drive the verb to its verdict. `charging_s` bounds the POST that charges; it is less than the lease.
 
         `begin` commits `submitting` before a request that charges; where it returns False nothing is sent and
         `Stopped` is raised. A request that charges goes out once, on its own connection; no reply to it is `Unknown`.
@@ -58,7 +66,7 @@ class Conversations:
                     if begin is None or not await begin():
                         raise Stopped
                     charged = True
-                reply = await self._send(request, lease)
+                reply = await self._send(request, lease, charging_s if request.charges else READ_S)
                 if isinstance(reply, NotNow | Unknown):
                     return Unknown(reason=reply.reason) if charged and not request.charges else reply
                 request = steps.send(reply)
@@ -68,8 +76,8 @@ class Conversations:
         finally:
             steps.close()
 
-    async def _send(self, request: Request, lease: Lease) -> Reply | NotNow | Unknown:
-        deadline = SUBMIT_S if request.charges else READ_S
+    async def _send(self, request: Request, lease: Lease, deadline: float) -> Reply | NotNow | Unknown:
+        deadline = min(deadline, lease.within)
         outgoing = Outgoing(method=request.method, url=request.url, headers=request.headers, body=request.body)
         try:
             answer = await self._egress.send(

@@ -4,32 +4,32 @@ Fresh deliveries come from memory right after their commit; the due-scan finds t
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from service import retries, signatures
 from service.accounts import Accounts
 from service.clock import Clock
-from service.egress import Answer, Egress, Outgoing
+from service.egress import Answer, Egress
 from service.endpoints import Endpoints, OpenTarget
-from service.errors import Lost, NotSent
+from service.errors import Lost, NotSent, StoreUnavailable
+from service.framing import Outgoing
 from service.lanes import Lanes
-from service.loops import InFlight
-from service.models import (
-    DEFAULT_TENANT,
-    Announcement,
-    AttemptResult,
-    DeliveryStatus,
-    DueDelivery,
-    EndpointStatus,
-    Record,
-)
+from service.loops import UNLIMITED, InFlight, until_kept
+from service.models import Announcement, AttemptResult, DueDelivery
 from service.sealed import Sealed
 from service.settings import Settings
+from service.states import DEFAULT_TENANT, DeliveryStatus, EndpointStatus, Record
 from service.stores import Store
 from service.views import event_body
 
+log = logging.getLogger("callsheet.delivery")
+
 LEASE_MS = 90_000
+SHORTEST_TIMEOUT_S = 2.0  # with less of a tick's budget left, nothing is started
+LONGEST_TIMEOUT_S = 30.0  # Standard Webhooks: 15 to 30 s; far less than the lease
+GONE_REASON = "it answered 410 Gone"
 LEASE_MARGIN_S = 5.0
 CLAIM = 256
 REPLY_BYTES = 16 * 1024  # read at most; the verdict is the status line's
@@ -47,7 +47,7 @@ class Try(Record, frozen=True, kw_only=True):
     error: str | None = None  # one stable word
     response: bytes = b""
     retry_after: float | None = None
-    sent: bool = True
+    wait: float | None = None  # not tried: seconds until it may be
 
     @property
     def taken(self) -> bool:
@@ -56,6 +56,7 @@ class Try(Record, frozen=True, kw_only=True):
 
 class Delivery:
     name = "delivery"
+    needs_s = SHORTEST_TIMEOUT_S
 
     def __init__(
         self,
@@ -72,39 +73,60 @@ class Delivery:
         count: Callable[[str, float], Any],
     ):
         self._store, self._egress, self._endpoints = store, egress, endpoints
-        self._accounts, self._sealed, self._lanes, self._settings = accounts, sealed, lanes, settings
+        self._accounts, self._sealed, self.lanes, self._settings = accounts, sealed, lanes, settings
         self._clock, self._random, self._count = clock, random, count
         self.flying: InFlight = lanes.flying
         self.wake = asyncio.Event()
+        self._wake_at: int | None = None
 
     def hand_over(self, fresh: Sequence[DueDelivery]) -> None:
         """Send what was just committed with a lease of ours."""
         for delivery in fresh:
-            self.flying.start(delivery.lane, self._deliver(delivery))
+            self.lanes.start(delivery.lane, self._deliver(delivery), promised=True)
 
     async def step(self, budget: float) -> bool:
         """Start what is due and has room; release what was held for endpoints that are back."""
-        limit = min(CLAIM, self.flying.free)
-        claimed = await self._store.claim_deliveries(room=self._lanes.room, lease_ms=LEASE_MS, limit=limit)
-        self.hand_over(claimed)
+        if budget < self.needs_s:
+            return False
+        claimed = await self._store.claim_deliveries(
+            room=self.lanes.rooms(), lease_ms=LEASE_MS, limit=min(CLAIM, self.flying.free)
+        )
+        for delivery in claimed:
+            self.lanes.start(delivery.lane, self._deliver(delivery, budget), promised=False)
+        self._wake_at = self.flying.free + len(claimed) // 2 + 1 if claimed else None
         released = await self._store.release_held(limit=HELD_BATCH, spread_ms=HELD_SPREAD_MS)
-        return bool(claimed) or released > 0
+        return released > 0 or (bool(claimed) and self.flying.free > 0)
 
-    async def _deliver(self, delivery: DueDelivery) -> None:
+    async def _deliver(self, delivery: DueDelivery, within: float = UNLIMITED) -> None:
         at, began = self._clock.now(), self._clock.monotonic()
-        target = await self._target(delivery)
-        if target is None or target.deleted or target.status is not EndpointStatus.ACTIVE:
+        made, target = await self._attempt(delivery, within)
+        if made is None:
             await self._record(self._not_tried(delivery, target, at))
-            return
-        self._lanes.limit(delivery.lane, target.rate)
-        made = await self._try(delivery, target)
-        took = self._clock.monotonic() - began
-        if made.error == "lease":
-            return  # it is, or will be, another's: no write
-        self._lanes.learned(delivery.lane, well=made.taken or (made.status_code is not None and made.status_code < 500))
-        self._count("delivered" if made.taken else made.error or "status", took)
-        await self._record(self._judged(delivery, made, at, int(took * 1000)))
-        self.wake.set()
+        elif made.wait is not None:
+            await self._record(self._later(delivery, at, made.wait))
+        elif made.error != "lease":  # else it is, or will be, another's: no write
+            took = self._clock.monotonic() - began
+            well = made.taken or (made.status_code is not None and made.status_code < 500)
+            self.lanes.learned(delivery.lane, well=well, answered=made.status_code is not None)
+            self._count("delivered" if made.taken else made.error or "status", took)
+            await self._record(self._judged(delivery, made, target, at, int(took * 1000)))
+        if self._wake_at is not None and self.flying.free >= self._wake_at:
+            self.wake.set()  # half of what the last claim started has ended: there may be more
+
+    async def _attempt(self, delivery: DueDelivery, within: float) -> tuple[Try | None, OpenTarget | None]:
+        """One try; None where the endpoint takes nothing now. Whatever goes wrong in here is an attempt that failed."""
+        target = None
+        try:
+            target = await self._target(delivery)
+            if target is None or target.deleted or target.status is not EndpointStatus.ACTIVE:
+                return None, target
+            wait = self.lanes.limit(delivery.lane, target.rate)
+            return (Try(wait=wait) if wait > 0 else await self._try(delivery, target, within)), target
+        except StoreUnavailable:
+            return Try(wait=1.0), target
+        except Exception as error:
+            log.exception("a delivery could not be tried")
+            return Try(error="internal", response=type(error).__name__.encode()), target
 
     async def _target(self, delivery: DueDelivery) -> OpenTarget | None:
         if delivery.endpoint > 0:
@@ -121,8 +143,8 @@ class Delivery:
             return _callback_target(url, (own,))
         return _callback_target(url, await self._accounts.callback_secrets(delivery.tenant))
 
-    async def _try(self, delivery: DueDelivery, target: OpenTarget) -> Try:
-        timeout = float(target.timeout_s or self._settings.delivery_timeout)
+    async def _try(self, delivery: DueDelivery, target: OpenTarget, within: float) -> Try:
+        timeout = min(float(target.timeout_s or self._settings.delivery_timeout), LONGEST_TIMEOUT_S, within)
         now_s = self._clock.now() // 1000
         headers = {"content-type": "application/json", **target.headers}
         headers |= signatures.signed_headers(
@@ -141,10 +163,12 @@ class Delivery:
                 outgoing, deadline=timeout, max_bytes=REPLY_BYTES, before_first_byte=still_ours
             )
         except (NotSent, Lost) as error:
-            return Try(error=error.kind, sent=isinstance(error, Lost))
+            return Try(error=error.kind)
         return _read_answer(answer, now_s)
 
-    def _judged(self, delivery: DueDelivery, made: Try, at: int, duration_ms: int) -> AttemptResult:
+    def _judged(
+        self, delivery: DueDelivery, made: Try, target: OpenTarget | None, at: int, duration_ms: int
+    ) -> AttemptResult:
         """What the try means: taken, to be tried again, or at its end."""
         base: dict[str, Any] = {
             "delivery": delivery.num,
@@ -158,13 +182,14 @@ class Delivery:
         if made.taken:
             return AttemptResult(**base, status=DeliveryStatus.DELIVERED)
         if made.status_code == 410 and delivery.endpoint > 0:
-            return AttemptResult(
-                **base, status=DeliveryStatus.HELD, disable="it answered 410 Gone", announce=self._disabled(delivery)
-            )
+            said = self._about(delivery, target, "endpoint.disabled", {"reason": GONE_REASON})
+            return AttemptResult(**base, status=DeliveryStatus.HELD, disable=GONE_REASON, announce=said)
         ends = made.status_code in GONE and delivery.endpoint == 0
         pause = None if ends else self._pause(delivery, made)
         if pause is None:
-            return AttemptResult(**base, status=DeliveryStatus.FAILED, announce=self._failed(delivery, made))
+            told = {"attempts": delivery.attempts + 1, "status_code": made.status_code, "error": made.error}
+            said = self._about(delivery, target, "delivery.failed", told)
+            return AttemptResult(**base, status=DeliveryStatus.FAILED, announce=said)
         return AttemptResult(**base, status=DeliveryStatus.PENDING, due_at=self._clock.now() + int(pause * 1000))
 
     def _pause(self, delivery: DueDelivery, made: Try) -> float | None:
@@ -184,27 +209,33 @@ class Delivery:
             delivery=delivery.num, lease=delivery.lease, at=at, duration_ms=0, status=status, counts=False
         )
 
-    def _disabled(self, delivery: DueDelivery) -> Announcement:
-        return self._about(delivery, "endpoint.disabled", {"reason": "it answered 410 Gone"})
+    def _later(self, delivery: DueDelivery, at: int, wait: float) -> AttemptResult:
+        """No attempt yet: the lane's rate, or the store, lets it go later."""
+        due_at = self._clock.now() + int(wait * 1000) + 1
+        return AttemptResult(
+            delivery=delivery.num, lease=delivery.lease, at=at, duration_ms=0, status=DeliveryStatus.PENDING,
+            due_at=due_at, counts=False,
+        )  # fmt: skip
 
-    def _failed(self, delivery: DueDelivery, made: Try) -> Announcement | None:
+    def _about(
+        self, delivery: DueDelivery, target: OpenTarget | None, kind: str, more: dict[str, Any]
+    ) -> Announcement | None:
+        """What is told about a delivery; nothing about those that tell of deliveries and endpoints themselves."""
         if delivery.event_type.startswith(("delivery.", "endpoint.")):
-            return None  # what is told about deliveries is not told about again
-        data = {"attempts": delivery.attempts + 1, "status_code": made.status_code, "error": made.error}
-        return self._about(delivery, "delivery.failed", data)
-
-    def _about(self, delivery: DueDelivery, kind: str, more: dict[str, Any]) -> Announcement:
-        data = {"event": delivery.event_id, "type": delivery.event_type, "job": delivery.job_id, **more}
+            return None
+        data = {"event": delivery.event_id, "type": delivery.event_type, "job": delivery.job_id}
+        data |= {"endpoint": target.id if target is not None else None, **more}
         about = delivery.endpoint if delivery.endpoint > 0 else None
         body = event_body(kind, self._clock.now(), data)
         return Announcement(type=kind, body=body, data=data, about_endpoint=about)
 
     async def _record(self, result: AttemptResult) -> None:
-        self.hand_over(await self._store.record_attempts([result]))
+        self.hand_over(await until_kept(lambda: self._store.record_attempts([result])))
 
 
 def _callback_target(url: str, secrets: Sequence[str]) -> OpenTarget:
     return OpenTarget(
+        id=None,
         url=url,
         headers={},
         keys=tuple(signatures.HmacKey(signatures.parse_secret(secret)) for secret in secrets),

@@ -6,7 +6,6 @@ Whether a request was sent is known at its first byte: `_Exchange.open` runs jus
 """
 
 import asyncio
-import re
 import ssl
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -22,20 +21,12 @@ from service import __version__, addresses
 from service.addresses import Policy, Target, UrlRefused
 from service.dialing import Guard, Lookups, RefusedAddress, Resolve, anything, ask_system
 from service.errors import EgressDenied, Lost, NotSent
+from service.framing import Outgoing, sendable_headers
 
 CONNECT_SECONDS = 5.0  # TCP and TLS together, for each address that is tried
 REACH_SECONDS = 15.0  # a free connection, DNS, and all the addresses that are tried
 IDLE_SECONDS = 30.0  # within this a change of policy takes effect on pooled connections
 WRITE_BYTES = 64 * 1024
-
-
-class Outgoing(msgspec.Struct, frozen=True):
-    """A request. The framing headers (Host, Content-Length, Accept-Encoding, ...) are the door's: given ones drop."""
-
-    method: str
-    url: str
-    headers: Mapping[str, str]
-    body: bytes = b""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -186,7 +177,7 @@ class _Exchange:
         self._body, self._complete, self._over = bytearray(), False, False
 
     async def run(self, request: Outgoing, url: URL, max_bytes: int) -> None:
-        headers, skipped = _headers(request)
+        headers, skipped = sendable_headers(request)
         response = await self._guard.session.request(
             request.method,
             url,
@@ -284,31 +275,10 @@ class _Body(aiohttp.Payload):
             await writer.write(content[start : start + WRITE_BYTES])
 
 
-def _headers(request: Outgoing) -> tuple[dict[str, str], tuple[str, ...] | None]:
-    if request.method not in _METHODS:
-        raise EgressDenied("this method is not sent")
-    headers, typed = {}, False
-    for name, value in request.headers.items():
-        lowered = name.lower()
-        if not _TOKEN.fullmatch(name) or _UNFIT.search(value):
-            raise EgressDenied("a header cannot be sent as it is")
-        if lowered not in _FRAMING:
-            headers[name] = value
-            typed = typed or lowered == "content-type"
-    return headers, None if typed else ("Content-Type",)
-
-
 def _kind(error: Exception, kinds: tuple[tuple[type[Exception], str], ...]) -> str:
     return next(kind for family, kind in kinds if isinstance(error, family))
 
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
-_UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
-_FRAMING = frozenset(
-    "host content-length transfer-encoding connection keep-alive expect upgrade te trailer accept-encoding "
-    "proxy-authorization proxy-connection".split()
-)
 _UNSENT = ((TimeoutError, "timeout_connect"), (ssl.SSLError, "tls"), (aiohttp.ClientSSLError, "tls"),
            (aiohttp.InvalidURL, "egress_denied"), (Exception, "connect"))  # fmt: skip
 _LOST = ((TimeoutError, "timeout"), (aiohttp.ServerDisconnectedError, "disconnected"), (NotSent, "disconnected"),

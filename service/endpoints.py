@@ -10,19 +10,10 @@ from msgspec.structs import replace
 from service import addresses, signatures
 from service.clock import Clock
 from service.errors import Conflict, Invalid, Missing
-from service.models import (
-    Announcement,
-    DueDelivery,
-    Endpoint,
-    EndpointStatus,
-    Event,
-    Job,
-    Json,
-    Record,
-    Target,
-    new_id,
-)
+from service.ids import new_id
+from service.models import Announcement, DueDelivery, Endpoint, Event, Job, Target
 from service.sealed import EndpointTarget, Sealed, SigningSecret, live, rotated
+from service.states import EndpointStatus, Json, Record
 from service.stores import Offer, Page, Store
 from service.views import event_body, instant
 
@@ -42,7 +33,7 @@ EVENT_TYPES = {
 CALLBACK_TYPES = frozenset({"job.succeeded", "job.failed", "job.canceled", "job.unknown"})
 OPERATOR_TYPES = frozenset({"endpoint.disabled", "job.unknown", "credential.paused"})
 OPERATOR = -1
-TARGET_CACHE_MS = 5_000  # within this another node's change of an endpoint takes effect here
+TARGET_CACHE_S = 5.0  # within this another node's change of an endpoint takes effect here
 MOST_ENDPOINTS = 100  # per tenant: each is looked at for each of its events
 
 
@@ -101,6 +92,7 @@ class FanOut:
 class OpenTarget(Record, frozen=True, kw_only=True):
     """Everything that one attempt needs, opened. Never logged."""
 
+    id: str | None
     url: str
     headers: dict[str, str]
     keys: tuple[signatures.HmacKey, ...]
@@ -115,7 +107,8 @@ class Endpoints:
 
     def __init__(self, *, store: Store, sealed: Sealed, policy: addresses.Policy, clock: Clock):
         self._store, self._sealed, self._policy, self._clock = store, sealed, policy, clock
-        self._opened: dict[int, tuple[int, OpenTarget | None]] = {}
+        self._opened: dict[int, tuple[float, OpenTarget | None]] = {}
+        self._written: dict[int, int] = {}  # the versions that this node wrote
 
     async def get(self, tenant: int, endpoint_id: str) -> Endpoint:
         endpoint = await self._store.endpoint(tenant, endpoint_id)
@@ -209,17 +202,21 @@ class Endpoints:
 
     async def opened(self, num: int) -> OpenTarget | None:
         """The endpoint for a sender, at most five seconds old; None where there never was one."""
-        now = self._clock.now()
+        now = self._clock.monotonic()
         cached = self._opened.get(num)
-        if cached is None or now - cached[0] > TARGET_CACHE_MS:
+        if cached is None or now - cached[0] > TARGET_CACHE_S:
             endpoint = await self._store.endpoint_by_number(num)
-            cached = self._opened[num] = (now, None if endpoint is None else self._open(endpoint, now))
+            target = None if endpoint is None else self._open(endpoint, self._clock.now())
+            if endpoint is not None and endpoint.version < self._written.get(num, 0):
+                return await self.opened(num)  # read before a change here was committed: read it anew
+            cached = self._opened[num] = (now, target)
         return cached[1]
 
     def _open(self, endpoint: Endpoint, now: int) -> OpenTarget:
         target = self._sealed.target(endpoint.target, endpoint.id, endpoint.tenant)
         secrets = live(self._sealed.secrets(endpoint.secrets, endpoint.id, endpoint.tenant), now)
         return OpenTarget(
+            id=endpoint.id,
             url=target.url,
             headers=target.headers,
             keys=tuple(signatures.HmacKey(signatures.parse_secret(secret)) for secret in secrets),
@@ -232,6 +229,8 @@ class Endpoints:
     async def _write(self, endpoint: Endpoint) -> Endpoint:
         changed = await self._store.update_endpoint(endpoint)
         self._opened.pop(endpoint.num, None)
+        if changed is not None:
+            self._written[changed.num] = changed.version
         if changed is None:
             raise Conflict("The endpoint was changed meanwhile: read it and try again.", code="changed_meanwhile")
         return changed

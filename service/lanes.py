@@ -1,76 +1,153 @@
-"""Who may be sent to now: concurrency, rate and circuit of each lane (an endpoint, or a callback URL's origin)."""
+"""Who may be sent to now: slots, rate and circuit of each lane (an endpoint, or a callback URL's origin).
+
+A lane earns its slots: it starts with one, a success doubles them, a refusal halves them, silence takes them back.
+Lanes of one slot share half of the node, so that any number of dead endpoints leaves the other half to the rest.
+"""
+
+import threading
+from collections.abc import Coroutine
+from typing import Any
 
 from service.clock import Clock
 from service.limits import TokenBucket
 from service.loops import InFlight
-from service.stores import Offer
+from service.stores import Offer, Room
 
 FAILURES_TO_OPEN = 5  # in a row; then one probe at a time
 FIRST_PAUSE_S = 5.0
 LONGEST_PAUSE_S = 300.0
+PROMISE_S = 2.0  # how long a slot is kept for a delivery whose transaction is being committed
+MOST_LANES = 10_000  # remembered; past it those that were not used lately are forgotten
 
 
-class _Circuit:
-    __slots__ = ("failures", "open_until", "pause")
+class _Lane:
+    __slots__ = ("bucket", "failures", "open_until", "pause", "rate", "slots", "used_at")
 
-    def __init__(self) -> None:
-        self.failures, self.pause, self.open_until = 0, FIRST_PAUSE_S, 0.0
+    def __init__(self, now: float) -> None:
+        self.slots, self.failures, self.pause, self.open_until = 1, 0, FIRST_PAUSE_S, 0.0
+        self.rate: float | None = None
+        self.bucket: TokenBucket | None = None
+        self.used_at = now
 
 
 class Lanes:
-    """Circuits and rates are this process's own; `room` is asked on the database's thread and only reads."""
+    """This process's own view of the lanes; `room` and offers are asked on the database's thread."""
 
     def __init__(self, *, per_lane: int, total: int, clock: Clock, sending: bool):
         self.flying = InFlight(per_key=per_lane, total=total)
-        self._clock, self._sending = clock, sending
-        self._circuits: dict[int, _Circuit] = {}
-        self._buckets: dict[int, tuple[float, TokenBucket]] = {}
+        self.sending = sending  # False: nothing is born with a lease of ours
+        self._per_lane, self._clock = per_lane, clock
+        self._lanes: dict[int, _Lane] = {}
+        self._unproven = 0  # attempts under way on lanes of one slot
+        self._promised: dict[int, tuple[float, int, bool]] = {}  # when, for which lane, whether it was of one slot
+        self._count = 0
+        self._promising = threading.Lock()
 
     def room(self, lane: int) -> int:
         """How many more attempts may start on this lane now."""
-        room = self.flying.room(lane)
-        circuit = self._circuits.get(lane)
-        if circuit is not None and circuit.failures >= FAILURES_TO_OPEN:
-            if self._clock.monotonic() < circuit.open_until or self.flying.count(lane):
-                return 0
-            room = min(room, 1)
-        bucket = self._buckets.get(lane)
-        return room if bucket is None else min(room, int(bucket[1].level()))
+        known = self._lanes.get(lane)
+        slots = known.slots if known is not None else 1
+        room = min(slots - self.flying.count(lane), self.flying.free)
+        if slots == 1:
+            room = min(room, self.flying.total // 2 - self._unproven)
+        if known is not None and known.failures >= FAILURES_TO_OPEN and self._clock.monotonic() < known.open_until:
+            return 0
+        if known is not None and known.bucket is not None:
+            room = min(room, int(known.bucket.level()))
+        return max(0, room)
+
+    def rooms(self) -> Room:
+        """`room` for the lanes of one claim: what lanes of one slot share is counted down as it is given."""
+        left = self.flying.total // 2 - self._unproven
+
+        def room(lane: int) -> int:
+            nonlocal left
+            free, known = self.room(lane), self._lanes.get(lane)
+            if known is None or known.slots == 1:
+                free = min(free, left)
+                left -= free
+            return max(0, free)
+
+        return room
 
     def offer(self) -> Offer:
-        """Promises for one transaction: each lane's free slots, counted down as they are promised."""
-        left: dict[int, int] = {}
-        total = self.flying.room(0) if self._sending else 0
+        """For one transaction: promises free slots, which `start` redeems and `PROMISE_S` lets go."""
+        return self._promise
 
-        def take(lane: int) -> bool:
-            nonlocal total
-            free = left.get(lane)
-            if free is None:
-                free = left[lane] = self.room(lane)
-            if total <= 0 or free <= 0:
+    def _promise(self, lane: int) -> bool:
+        if not self.sending:
+            return False
+        with self._promising:
+            now = self._clock.monotonic()
+            while self._promised and next(iter(self._promised.values()))[0] < now - PROMISE_S:
+                self._promised.pop(next(iter(self._promised)))  # its transaction was undone, or its caller is gone
+            known = self._lanes.get(lane)
+            unproven = known is None or known.slots == 1
+            promised = list(self._promised.values())
+            if self.room(lane) <= sum(entry[1] == lane for entry in promised):
                 return False
-            left[lane], total = free - 1, total - 1
+            if unproven and self._unproven + sum(entry[2] for entry in promised) >= self.flying.total // 2:
+                return False
+            if self.flying.free <= len(promised):
+                return False
+            self._count += 1
+            self._promised[self._count] = (now, lane, unproven)
             return True
 
-        return take
+    def start(self, lane: int, work: Coroutine[Any, Any, None], *, promised: bool) -> None:
+        """Run one attempt in this lane's slots."""
+        if promised:
+            with self._promising:
+                mine = next((n for n, entry in self._promised.items() if entry[1] == lane), None)
+                if mine is not None:
+                    del self._promised[mine]
+        self._known(lane)
+        self.flying.start(lane, self._counted(lane, work))
 
-    def limit(self, lane: int, rate: float | None) -> None:
-        """Note an attempt that starts now against the lane's rate (attempts a second), where it has one."""
+    async def _counted(self, lane: int, work: Coroutine[Any, Any, None]) -> None:
+        if self._lanes[lane].slots > 1:
+            await work
+            return
+        self._unproven += 1
+        try:
+            await work
+        finally:
+            self._unproven -= 1
+
+    def limit(self, lane: int, rate: float | None) -> float:
+        """Seconds that an attempt has to wait for the lane's rate (attempts a second); 0.0 lets it go now."""
+        known = self._known(lane)
         if rate is None:
-            self._buckets.pop(lane, None)
-            return
-        known = self._buckets.get(lane)
-        if known is None or known[0] != rate:
-            known = self._buckets[lane] = (rate, TokenBucket(rate, max(1.0, rate), self._clock))
-        known[1].take()
+            known.rate = known.bucket = None
+            return 0.0
+        if known.bucket is None or known.rate != rate:
+            known.rate, known.bucket = rate, TokenBucket(rate, max(1.0, rate), self._clock)
+        return known.bucket.take()
 
-    def learned(self, lane: int, *, well: bool) -> None:
-        """How an attempt went: failures in a row open the circuit, anything else closes it."""
+    def learned(self, lane: int, *, well: bool, answered: bool) -> None:
+        """How an attempt went. Failures in a row open the circuit; what failed together counts once."""
+        known, now = self._known(lane), self._clock.monotonic()
+        known.used_at = now
         if well:
-            self._circuits.pop(lane, None)
+            known.slots = min(known.slots * 2, self._per_lane)
+            known.failures, known.pause = 0, FIRST_PAUSE_S
             return
-        circuit = self._circuits.setdefault(lane, _Circuit())
-        circuit.failures += 1
-        if circuit.failures >= FAILURES_TO_OPEN:
-            circuit.open_until = self._clock.monotonic() + circuit.pause
-            circuit.pause = min(circuit.pause * 2, LONGEST_PAUSE_S)
+        known.slots = max(1, known.slots // 2) if answered else 1
+        if known.failures >= FAILURES_TO_OPEN and now < known.open_until:
+            return
+        known.failures += 1
+        if known.failures >= FAILURES_TO_OPEN:
+            known.open_until = now + known.pause
+            known.pause = min(known.pause * 2, LONGEST_PAUSE_S)
+
+    def _known(self, lane: int) -> _Lane:
+        known = self._lanes.get(lane)
+        if known is None:
+            if len(self._lanes) >= MOST_LANES:
+                self._forget()
+            known = self._lanes[lane] = _Lane(self._clock.monotonic())
+        return known
+
+    def _forget(self) -> None:
+        old = self._clock.monotonic() - LONGEST_PAUSE_S
+        self._lanes = {n: lane for n, lane in self._lanes.items() if lane.used_at > old or self.flying.count(n)}

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Sequence
+import math
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from service.clock import Clock
@@ -13,25 +15,33 @@ log = logging.getLogger("callsheet.loops")
 
 IDLE_S = 0.25  # between scans that found nothing; a wake-up ends it early
 FAILED_S = 1.0  # after a step that failed, so that a fault does not fill the log
+TICK_MARGIN_S = 5.0  # how long after its budget a tick still waits for what is under way
+UNLIMITED = math.inf  # the budget of a step in a process that stays
 
 
 class Stage(Protocol):
-    """One loop. `flying` is what it has under way."""
+    """One loop. `flying` is what it has under way; with less budget than `needs_s` seconds it starts nothing."""
 
     name: str
+    needs_s: float
     wake: asyncio.Event
     flying: "InFlight"
 
     async def step(self, budget: float) -> bool:
-        """Claim and start what is due; True where there was anything. Waits no longer than `budget` seconds."""
+        """Claim and start what is due and can end within `budget` seconds; True where there was anything."""
 
 
 class InFlight:
-    """What is under way, by key (a credential, a lane): who has room, and when anything ends."""
+    """What is under way, by key (a credential, a lane): who has room, and when anything ends.
 
-    def __init__(self, *, per_key: int, total: int):
-        self._per_key, self._total = per_key, total
+    `group_of` puts keys together (credentials of one provider): one group takes at most half of the total.
+    """
+
+    def __init__(self, *, per_key: int, total: int, group_of: Callable[[int], str] | None = None):
+        self._per_key, self.total = per_key, total
+        self._group_of = group_of
         self._counts: dict[int, int] = {}
+        self._groups: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -40,26 +50,46 @@ class InFlight:
     @property
     def free(self) -> int:
         """How many more may start, over all keys: what one claim may take at most."""
-        return max(0, self._total - len(self._tasks))
+        return max(0, self.total - len(self._tasks))
 
     def count(self, key: int) -> int:
         return self._counts.get(key, 0)
 
-    def room(self, key: int) -> int:
-        """How many more may start for this key. Asked on other threads, too: it only reads."""
-        return max(0, min(self._per_key - self.count(key), self.free))
+    def rooms(self) -> Callable[[int], int]:
+        """How many more may start for a key, asked once for each key of one claim, on the database's thread.
+
+        What a group shares is counted down as it is given.
+        """
+        given: dict[str, int] = {}
+
+        def room(key: int) -> int:
+            free = min(self._per_key - self.count(key), self.free)
+            if self._group_of is not None:
+                group = self._group_of(key)
+                taken = self._groups.get(group, 0) + given.get(group, 0)
+                free = min(free, self.total // 2 - taken)
+                given[group] = given.get(group, 0) + max(0, free)
+            return max(0, free)
+
+        return room
 
     def start(self, key: int, work: Coroutine[Any, Any, None]) -> None:
-        self._counts[key] = self.count(key) + 1
+        self._count(key, 1)
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._ended(key, done))
 
-    def _ended(self, key: int, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._counts[key] -= 1
+    def _count(self, key: int, by: int) -> None:
+        self._counts[key] = self.count(key) + by
         if not self._counts[key]:
             del self._counts[key]
+        if self._group_of is not None:
+            group = self._group_of(key)
+            self._groups[group] = self._groups.get(group, 0) + by
+
+    def _ended(self, key: int, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._count(key, -1)
         if not task.cancelled() and (error := task.exception()) is not None:
             # The row keeps its lease and comes back when that ends.
             log.error("a task failed: %s", type(error).__name__, exc_info=error)
@@ -70,20 +100,37 @@ class InFlight:
             await asyncio.wait(self._tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
     async def drain(self, seconds: float) -> None:
-        """Wait for what is under way; after that many seconds the rest is cancelled and its leases run out."""
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=seconds)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late)
+        """Wait for what is under way, and what that starts; after that many seconds the rest is cancelled."""
+        ends = asyncio.get_running_loop().time() + seconds
+        while self._tasks and (left := ends - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait(self._tasks, timeout=left)
+        late = list(self._tasks)
+        for task in late:  # what was sent keeps its lease, and is learned or sent again when that ends
+            task.cancel()
+        if late:
+            await asyncio.wait(late)
+
+
+async def until_kept(write: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """Write what the world has told us, for as long as the store cannot keep it: it is nowhere else."""
+    pause = 0.2
+    while True:
+        try:
+            return await write()
+        except StoreUnavailable as error:
+            log.warning("an outcome waits to be written: %s", error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 5.0)
 
 
 class Loops:
-    """All stages of one process, run for ever or by ticks; never both at once."""
+    """All stages of one process, run for ever or by ticks. Earlier stages make work for later ones.
 
-    def __init__(self, stages: Sequence[Stage], clock: Clock):
-        self._stages, self._clock = stages, clock
+    `owned` is what a tick runs inside where the process does not own the database's loops all the time.
+    """
+
+    def __init__(self, stages: Sequence[Stage], clock: Clock, owned: Callable[[], AbstractAsyncContextManager[None]]):
+        self._stages, self._clock, self._owned = stages, clock, owned
         self._running: list[asyncio.Task[None]] = []
         self._ticking = asyncio.Lock()
         self._stopping = False
@@ -97,36 +144,48 @@ class Loops:
         self._running = [asyncio.create_task(self._forever(stage)) for stage in self._stages]
 
     async def stop(self, seconds: float) -> None:
-        """Claim nothing more; let what is under way end within that many seconds."""
+        """Claim nothing more; let what is under way end within that many seconds, in the order of the stages."""
+        ends = self._clock.monotonic() + seconds
         self._stopping = True
+        for stage in self._stages:
+            stage.wake.set()
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds / 2)  # a claim that is being committed ends first
         for task in self._running:
             task.cancel()
-        for task in self._running:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*self._running, return_exceptions=True)
         self._running = []
-        await asyncio.gather(*(stage.flying.drain(seconds) for stage in self._stages))
+        for stage in self._stages:
+            await stage.flying.drain(max(0.0, ends - self._clock.monotonic()))
 
     async def tick(self, budget: float) -> dict[str, Any]:
-        """Step every stage until nothing is due or `budget` seconds are over; then wait for what is under way."""
-        async with self._ticking:
-            ends, steps = self._clock.monotonic() + budget, 0
-            while (left := ends - self._clock.monotonic()) > 0:
-                worked = [await stage.step(left) for stage in self._stages]
-                steps += sum(worked)
-                if not any(worked):
-                    if not any(len(stage.flying) for stage in self._stages):
+        """Step every stage until nothing is due or `budget` seconds are over; then wait for what is under way.
+
+        Raises `LockHeld` where another process runs the loops of this database.
+        """
+        async with self._ticking, self._owned():
+            ends, steps, idle = self._clock.monotonic() + budget, 0, False
+            try:
+                while (left := ends - self._clock.monotonic()) > 0:
+                    worked = [await stage.step(left) for stage in self._stages]
+                    steps += sum(worked)
+                    busy = any(len(stage.flying) for stage in self._stages)
+                    if not any(worked) and not busy:
+                        idle = left >= max(stage.needs_s for stage in self._stages)
                         break
-                    await self._any_ended(left)
-            for stage in self._stages:
-                await stage.flying.drain(70.0)  # longer than any request may take
-            return {"steps": steps, "finished": left > 0}
+                    if not any(worked):
+                        await self._any_ended(left)
+            finally:
+                for stage in self._stages:
+                    await stage.flying.drain(max(0.0, ends + TICK_MARGIN_S - self._clock.monotonic()))
+            return {"steps": steps, "finished": idle}
 
     async def _any_ended(self, seconds: float) -> None:
         busy = [asyncio.create_task(stage.flying.any_ended(seconds)) for stage in self._stages if len(stage.flying)]
-        _, others = await asyncio.wait(busy, return_when=asyncio.FIRST_COMPLETED)
-        for task in others:
-            task.cancel()
+        if busy:
+            _, others = await asyncio.wait(busy, return_when=asyncio.FIRST_COMPLETED)
+            for task in others:
+                task.cancel()
 
     async def _forever(self, stage: Stage) -> None:
         """One supervised loop: a step that fails is logged and tried again."""
@@ -134,13 +193,13 @@ class Loops:
             worked, pause = False, IDLE_S
             stage.wake.clear()
             try:
-                worked = await stage.step(1.0)
+                worked = await stage.step(UNLIMITED)
             except StoreUnavailable as error:
                 log.warning("%s: %s", stage.name, error)
                 pause = FAILED_S
             except Exception:
                 log.exception("%s: a step failed", stage.name)
                 pause = FAILED_S
-            if not worked:
+            if not worked and not self._stopping:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stage.wake.wait(), pause)

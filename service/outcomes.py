@@ -5,23 +5,9 @@ from decimal import Decimal, InvalidOperation
 
 from msgspec.structs import replace
 
-from service.models import (
-    TERMINAL,
-    Announcement,
-    Arrival,
-    Cost,
-    Decision,
-    ErrorCode,
-    Job,
-    JobError,
-    JobStatus,
-    Json,
-    Note,
-    Output,
-    Part,
-    Update,
-    Work,
-)
+from service.facts import Arrival, Cost, JobError, Output, Update
+from service.models import Announcement, Decision, Job, Note, Part
+from service.states import TERMINAL, ErrorCode, JobStatus, Json, Work
 from service.views import event_body, job_data
 
 

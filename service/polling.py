@@ -12,10 +12,12 @@ from typing import Any
 from service.accounts import Accounts
 from service.clock import Clock
 from service.conversation import LEASE_MS, Conversations, Lease, call_for
-from service.loops import InFlight
-from service.models import TERMINAL, Arrival, Credential, DeadlinePassed, Fact, Job, NotNow, Source, Unknown, Work
+from service.facts import Arrival, DeadlinePassed, Fact, NotNow, Unknown
+from service.loops import InFlight, until_kept
+from service.models import Credential, Job
 from service.providers import Provider
 from service.settings import Settings
+from service.states import TERMINAL, Source, Work
 from service.stores import Store
 from service.transitions import Transitions
 
@@ -23,10 +25,12 @@ log = logging.getLogger("callsheet.polling")
 
 CLAIM = 256
 NO_CREDENTIAL_S = 300.0
+PATIENCE_MS = 120_000  # past its deadline, for a job that cannot be read
 
 
 class Polling:
     name = "polling"
+    needs_s = 2.0
 
     def __init__(
         self,
@@ -41,38 +45,48 @@ class Polling:
     ):
         self._store, self._transitions, self._conversations = store, transitions, conversations
         self._accounts, self._providers, self._settings, self._clock = accounts, providers, settings, clock
-        self.flying = InFlight(per_key=settings.credential_concurrency, total=settings.delivery_concurrency)
+        self.flying = InFlight(
+            per_key=settings.credential_concurrency,
+            total=settings.delivery_concurrency,
+            group_of=accounts.provider_of,
+        )
         self.wake = asyncio.Event()
 
     async def step(self, budget: float) -> bool:
         """Start the reads that are due."""
         ends = self._clock.monotonic() + LEASE_MS / 1000
         limit = min(CLAIM, self.flying.free)
-        claimed = await self._store.claim_jobs(Work.POLL, room=self.flying.room, lease_ms=LEASE_MS, limit=limit)
+        claimed = await self._store.claim_jobs(Work.POLL, room=self.flying.rooms(), lease_ms=LEASE_MS, limit=limit)
         for job, given in claimed:
-            lease = Lease(job.lease, ends, self._clock)
+            lease = Lease(job.lease, ends, self._clock, within=budget)
             self.flying.start(job.credential, self._read(job, given, lease))
         return bool(claimed)
 
     async def _read(self, job: Job, given: bytes | None, lease: Lease) -> None:
         """Ask for every id that is not over yet, then let the deadline have its say, all in one transaction."""
-        credential = self._accounts.credential_by_number(job.credential)
+        credential = await self._accounts.credential_by_number(job.credential)
         facts: list[tuple[str | None, Fact]] = []
         if credential is None:
             reason = NotNow(reason="the credential is not configured on this node", after_s=NO_CREDENTIAL_S)
             facts.append((None, reason))
         else:
-            for part in job.detail.parts:
-                if part.update is None or part.update.status not in TERMINAL or job.terminal:
-                    facts.append(
-                        (part.provider_job_id, await self._ask(job, credential, given, part.provider_job_id, lease))
-                    )
+            for named in _to_ask(job):
+                facts.append((named, await self._ask(job, credential, given, named, lease)))
         if not facts:
             facts.append((None, NotNow(reason="no provider id is known")))
-        if job.deadline_at is not None and self._clock.now() >= job.deadline_at and not job.terminal:
+        if self._is_over(job, [fact for _, fact in facts]):
             facts.append((None, DeadlinePassed()))
-        await self._transitions.apply([self._arrival(job, named, fact, lease) for named, fact in facts])
+        arrivals = [self._arrival(job, named, fact, lease) for named, fact in facts]
+        await until_kept(lambda: self._transitions.apply(arrivals))
         self.wake.set()
+
+    def _is_over(self, job: Job, facts: list[Fact]) -> bool:
+        """Whether the deadline ends it: not by a read that failed, unless reads go on failing."""
+        if job.deadline_at is None or job.terminal:
+            return False
+        late = self._clock.now() - job.deadline_at
+        heard = not all(isinstance(fact, NotNow) for fact in facts)
+        return late >= 0 and (heard or late >= PATIENCE_MS)
 
     @staticmethod
     def _arrival(job: Job, named: str | None, fact: Fact, lease: Lease) -> Arrival:

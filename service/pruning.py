@@ -14,6 +14,7 @@ DAY_MS = 86_400_000
 
 class Pruning:
     name = "pruning"
+    needs_s = 0.0
 
     def __init__(self, *, store: Store, settings: Settings, clock: Clock):
         self._store, self._settings, self._clock = store, settings, clock

@@ -2,24 +2,8 @@
 
 from msgspec.structs import replace
 
-from service.models import (
-    TERMINAL,
-    Arrival,
-    CancelAsked,
-    Decision,
-    Done,
-    ErrorCode,
-    Job,
-    JobError,
-    JobStatus,
-    Note,
-    NotFound,
-    NotNow,
-    Part,
-    Source,
-    Update,
-    Work,
-)
+from service.facts import Arrival, CancelAsked, Done, JobError, NotFound, NotNow, Update
+from service.models import Decision, Job, Note, Part
 from service.outcomes import (
     announced,
     combined,
@@ -34,6 +18,7 @@ from service.outcomes import (
     with_part,
 )
 from service.rules_submit import SubmitRules, by_deadline
+from service.states import TERMINAL, ErrorCode, JobStatus, Source, Work
 
 PROGRESS_EVERY_MS = 5_000  # at most one job.progress per job in this time
 LATE_READ_MS = 30 * 60_000  # how often a job past its deadline is still read

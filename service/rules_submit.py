@@ -6,30 +6,24 @@ from typing import Any
 from msgspec.structs import replace
 
 from service import retries
-from service.models import (
-    TERMINAL,
+from service.facts import (
     Accepted,
     Arrival,
     Begin,
     Clash,
-    Decision,
     Done,
-    ErrorCode,
     Fact,
-    Job,
     JobError,
-    JobStatus,
-    Note,
     NotFound,
     NotNow,
-    Part,
     Refused,
     Resolve,
     Unknown,
-    Work,
 )
+from service.models import Decision, Job, Note, Part
 from service.outcomes import announced, ended, failed, finished, given_up, touched
 from service.providers import Operation
+from service.states import TERMINAL, ErrorCode, JobStatus, Work
 
 
 class SubmitRules:
@@ -86,7 +80,8 @@ class SubmitRules:
         fact = _as_accepted(arrival.fact)
         known = set(job.provider_job_ids)
         new = tuple(i for i in fact.provider_job_ids if i not in known)
-        if job.status is JobStatus.SUCCEEDED or not new or not known <= set(fact.provider_job_ids):
+        yielded = job.status is JobStatus.SUCCEEDED or job.detail.late is not None
+        if yielded or not new or not known <= set(fact.provider_job_ids):
             return self.accept_again(job, arrival, now)
         parts = job.detail.parts + tuple(Part(provider_job_id=i) for i in new)
         moved = replace(
@@ -147,11 +142,19 @@ class SubmitRules:
             return failed(job, error, now)
         note = _submit_note(arrival, now, "unknown", reason=fact.reason)
         if now < self.settle_until(job):
-            waited = (now - (job.submitted_at or now)) / 1000  # look-ups are no tries: their pace follows the time
-            pause = self.backoff(0, first=min(max(1.0, waited / 2), 30.0), cap=30.0)
-            moved = replace(job, reason=fact.reason, work=Work.SETTLE, lease=None, due_at=now + int(pause * 1000))
+            due_at = now + int(self._settle_pause(job, now) * 1000)
+            moved = replace(job, reason=fact.reason, work=Work.SETTLE, lease=None, due_at=due_at)
             return Decision(verdict="applied", job=touched(moved, now), notes=(note,))
         return given_up(job, fact.reason, now, (note,))
+
+    def _settle_pause(self, job: Job, now: int) -> float:
+        """Seconds. Repeats slow down with their number; look-ups are no tries, so that theirs follows the time."""
+        operation = self.operation_of(job)
+        waited = (now - (job.submitted_at or now)) / 1000
+        if operation.settled_by == "same_key" and waited < operation.settle_s:
+            return self.backoff(max(job.tries - 1, 0), first=1.0, cap=operation.settle_pause_s)
+        slowest = operation.settle_pause_s
+        return self.backoff(0, first=min(max(1.0, waited / 2), slowest), cap=slowest)
 
     def clash(self, job: Job, arrival: Arrival, now: int) -> Decision:
         fact = arrival.fact

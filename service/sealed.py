@@ -3,7 +3,7 @@
 import msgspec
 
 from service.crypto import Vault
-from service.models import Record
+from service.states import Record
 
 
 class EndpointTarget(Record, frozen=True, kw_only=True):

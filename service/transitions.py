@@ -6,21 +6,15 @@ Terminal states never change. What a paid job still yields afterwards is kept an
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from service.models import (
-    TERMINAL,
+from service.facts import (
     Accepted,
-    Applied,
     Arrival,
     Begin,
     CancelAsked,
     Clash,
     DeadlinePassed,
-    Decision,
     Done,
-    DueDelivery,
     Hint,
-    Job,
-    JobStatus,
     NotFound,
     NotNow,
     Refused,
@@ -28,7 +22,9 @@ from service.models import (
     Unknown,
     Update,
 )
+from service.models import Applied, Decision, DueDelivery, Job
 from service.rules_follow import FollowRules
+from service.states import TERMINAL, JobStatus
 from service.stores import Store
 
 Rule = Callable[["Rules", Job, Arrival, int], Decision]

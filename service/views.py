@@ -1,17 +1,21 @@
 """The shapes that clients see: one function per kind of object, used by the API and by event bodies."""
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from service.models import Cost, Delivery, Event, Job, JobError, JobStatus, Json, Output, Part
+from service.facts import Cost, JobError, Output
+from service.models import Delivery, Event, Job, Part
+from service.states import JobStatus, Json
 
 MAX_EVENT_BYTES = 256 * 1024  # serverless receivers cap bodies near this; beyond it the event is thin
 
 _encode = msgspec.json.encode
 
 
+@lru_cache(maxsize=4096)  # the same few moments are written again and again
 def instant(at: int | None) -> str | None:
     """RFC 3339 in UTC with milliseconds, from milliseconds since 1970."""
     if at is None:

@@ -12,27 +12,10 @@ from hypothesis import HealthCheck, settings
 from msgspec.structs import replace
 
 from service.endpoints import FanOut
-from service.models import (
-    TERMINAL,
-    Announcement,
-    Arrival,
-    Cost,
-    Detail,
-    Endpoint,
-    EndpointStatus,
-    ErrorCode,
-    Fact,
-    Job,
-    JobError,
-    JobStatus,
-    Json,
-    Output,
-    Part,
-    Source,
-    Update,
-    Work,
-)
+from service.facts import Arrival, Cost, Fact, JobError, Output, Update
+from service.models import Announcement, Detail, Endpoint, Job, Part
 from service.providers import Operation, PollProfile
+from service.states import TERMINAL, EndpointStatus, ErrorCode, JobStatus, Json, Source, Work
 from service.transitions import Rules
 
 NOW = 1_800_000_000_000  # 2027-01-15T08:00:00Z
@@ -41,7 +24,7 @@ LEASE = 77
 
 _quiet = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
 settings.register_profile(
-    "ci", max_examples=60, stateful_step_count=50, derandomize=True, database=None, **_quiet
+    "ci", max_examples=70, stateful_step_count=50, derandomize=True, database=None, **_quiet
 )  # the same examples every time
 settings.register_profile("deep", max_examples=1_000, stateful_step_count=60, **_quiet)
 
@@ -145,8 +128,9 @@ def a_job(status: JobStatus | str = JobStatus.QUEUED, *, ids: Sequence[str] | No
     detail = changes.pop("detail", Detail())
     if not detail.parts:
         detail = replace(detail, parts=some_parts(*named))
-    if status is JobStatus.FAILED and detail.error is None:
-        detail = replace(detail, error=an_error())
+    if status in (JobStatus.FAILED, JobStatus.CANCELED) and detail.error is None:
+        code = ErrorCode.CANCELED if status is JobStatus.CANCELED else ErrorCode.PROVIDER_ERROR
+        detail = replace(detail, error=an_error(code=code))
     if status is JobStatus.SUCCEEDED and not detail.outputs:
         detail = replace(detail, outputs=(an_output(),))
     return Job(**{**_row(status), "detail": detail, **changes})

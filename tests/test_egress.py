@@ -22,8 +22,9 @@ from cryptography.x509.oid import NameOID
 
 from service.addresses import IPAddress, OwnAddresses, Policy, UrlRefused, check_url
 from service.clock import SystemClock
-from service.egress import Answer, Egress, Outgoing, Resolve
+from service.egress import Answer, Egress, Resolve
 from service.errors import EgressDenied, Lost, NotSent
+from service.framing import Outgoing
 from tests.egress_corpus import DNS_ANSWERS, TEXT_FORMS
 
 pytestmark = pytest.mark.anyio

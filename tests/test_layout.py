@@ -11,13 +11,13 @@ PACKAGE = ROOT / "service"
 
 # Imports go one way: a module imports its own layer's listed friends and any layer above it in this list.
 LAYERS: list[set[str]] = [
-    {"errors", "clock", "ids"},
+    {"errors", "clock", "ids", "states"},
     {"facts"},
     {"models"},
-    {"signatures", "retries", "addresses", "dialing", "crypto", "limits", "settings", "views", "metrics"},
+    {"signatures", "retries", "addresses", "dialing", "framing", "crypto", "limits", "settings", "views", "metrics"},
     {"egress", "sealed", "providers", "stores", "loops"},
     {"outcomes", "rules_submit", "rules_follow", "transitions", "accounts", "endpoints", "lanes", "conversation"},
-    {"submission", "callbacks", "polling", "delivery", "pruning", "waiting"},
+    {"accepting", "submission", "callbacks", "polling", "delivery", "pruning", "waiting"},
     {"web"},
     {"app"},
     {"cli", "__main__"},

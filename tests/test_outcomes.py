@@ -8,16 +8,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from service.endpoints import CALLBACK_TYPES, EVENT_TYPES, OPERATOR, OPERATOR_TYPES, lane_of
-from service.models import (
-    TERMINAL,
-    Accepted,
-    Detail,
-    EndpointStatus,
-    JobStatus,
-    Part,
-    Target,
-)
+from service.facts import Accepted
+from service.models import Detail, Part, Target
 from service.outcomes import announced, combined, ends, names_another, settled_cost, with_news
+from service.states import TERMINAL, EndpointStatus, JobStatus
 from service.views import MAX_EVENT_BYTES, event_body, instant, job_data
 from tests.builders import (
     HOUR,

@@ -6,31 +6,23 @@ from typing import get_args
 import pytest
 from msgspec.structs import replace
 
-from service.models import (
-    TERMINAL,
+from service.facts import (
     Accepted,
     Begin,
     CancelAsked,
     Clash,
     DeadlinePassed,
-    Decision,
-    Detail,
     Done,
-    ErrorCode,
     Fact,
     Hint,
-    Job,
-    JobStatus,
     NotFound,
     NotNow,
-    Part,
     Refused,
     Resolve,
-    Source,
     Unknown,
     Update,
-    Work,
 )
+from service.models import Decision, Detail, Job, Part
 from service.rules_follow import (
     GONE_AFTER_MS,
     HINT_EVERY_MS,
@@ -39,6 +31,7 @@ from service.rules_follow import (
     MISSES_BEFORE_GONE,
     PROGRESS_EVERY_MS,
 )
+from service.states import TERMINAL, ErrorCode, JobStatus, Source, Work
 from service.transitions import TABLE
 from tests.builders import (
     HOUR,

@@ -80,4 +80,6 @@ def main() -> None:
 
     Settings come from CALLSHEET_ variables and from .env in the working directory. `serve`, `tick`, `keys create`,
     `migrate` and `doctor` open the database; the rest talk to CALLSHEET_URL with CALLSHEET_API_KEY.
+
+    Exit codes: 0 done, 1 tried and failed, or refused by the service, 2 settings or arguments that must change first.
     """

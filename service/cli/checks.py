@@ -11,9 +11,10 @@ from service.cli.environment import is_here
 from service.cli.printing import seconds
 from service.conversation import LEASE_MS, Conversations, Lease
 from service.errors import CallsheetError, LockHeld, Refusal, WrongMasterKey
-from service.models import DEFAULT_TENANT, NotNow, Unknown
+from service.facts import NotNow, Unknown
 from service.providers import Call
 from service.settings import Settings, SettingsError
+from service.states import DEFAULT_TENANT
 from service.stores import open_store
 from service.stores.migrations import migrations
 
@@ -126,9 +127,10 @@ async def _backlog(service: Service) -> Finding:
 
 
 async def _writers(service: Service) -> Finding:
-    """Who runs the loops; last, because asking means to hold their lock until the store closes."""
+    """Who runs the loops; asking means to hold their lock for a moment."""
     try:
         service.context.store.own_loops("doctor")
+        service.context.store.release_loops()
     except LockHeld as held:
         return Finding("loops", "warning" if _wal_may_reset(service) else "ok", f"{held}{_wal_warning(service)}")
     return Finding("loops", "ok", "no process runs them now")

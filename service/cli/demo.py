@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SHOW_S = 90.0  # from the start to the last event
 LOOK_S = 0.15
+STAY_LOOK_S = 0.5  # when nobody waits for it
 JOBS: tuple[dict[str, Any], ...] = (
     {
         "provider": "pixverse",
@@ -94,7 +95,7 @@ def _begin(api: "Api", processes: "Processes") -> "Story":
     _ask("PUT", f"{processes.sandbox}/_sandbox/pixverse/faults", {"callback": {"duplicate": 2}})
     story = Story(api, partial(_ask, "GET", f"{processes.subscriber}/_received"), made["secret"])
     for job in JOBS:
-        story.add(api.call("POST", "/v1/jobs", job))
+        api.call("POST", "/v1/jobs", job)
     return story
 
 
@@ -137,4 +138,4 @@ curl -s {processes.subscriber}/_received
     while True:
         processes.check()
         story.look()
-        time.sleep(LOOK_S)
+        time.sleep(STAY_LOOK_S)

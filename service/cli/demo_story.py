@@ -25,8 +25,8 @@ class Story:
 
     def __init__(self, api: Api, received: Any, secret: str):
         self._api, self._received, self._check = api, received, Checker(secret)
-        self._began: float | None = None
-        self._jobs: dict[str, Json] = {}
+        self._began = time.time()
+        self._jobs: list[Json] = []
         self._seen: set[str] = set()
         self._unsaid: list[tuple[float, str, str]] = []
         self._types: dict[str, str] = {}  # of events
@@ -34,11 +34,6 @@ class Story:
         self._events: set[str] = set()  # that were published
         self._verified: set[str] = set()  # that arrived, were accepted and verified
         self._facts: set[str] = set()  # what is to be shown and was
-
-    def add(self, job: Json) -> None:
-        """Follow a job from now on."""
-        self._jobs.setdefault(job["id"], job)
-        self._began = self._began or at({"at": job["created_at"]})
 
     def look(self) -> None:
         """Say what is new, oldest first; the newest is held back until what was read before it has come in, too."""
@@ -53,26 +48,24 @@ class Story:
         lines = sorted(self._unsaid, key=lambda line: line[0])
         self._unsaid = [line for line in lines if line[0] > before]
         for when, who, what in lines[: len(lines) - len(self._unsaid)]:
-            click.echo(f"{when - (self._began or when):6.2f} s  {who:<{WHO}}{what}")
+            click.echo(f"{max(0.0, when - self._began):6.2f} s  {who:<{WHO}}{what}")
 
     def missing(self) -> list[str]:
         """What has yet to happen until the demo has shown all."""
-        jobs = [f"{job['provider']}: {job['status']}" for job in self._jobs.values() if job["status"] != "succeeded"]
+        jobs = [f"{job['provider']}: {job['status']}" for job in self._jobs if job["status"] != "succeeded"]
         events = [f"{event} has not arrived" for event in sorted(self._events - self._verified)]
         shown = {"a duplicate callback": "duplicate", "a refused attempt": "refused"}
         return jobs + events + [f"no {name} yet" for name, fact in shown.items() if fact not in self._facts]
 
     def _of_jobs(self) -> Iterator[tuple[float, str, str]]:
-        for row in self._api.get("/v1/jobs")["data"]:
-            self.add(row)
-        for job_id in self._jobs:
-            # The timeline first: what it lacks, the job's status does not count on yet.
-            timeline = self._api.get(f"/v1/jobs/{job_id}/timeline")["data"]
-            job = self._jobs[job_id] = self._api.get(f"/v1/jobs/{job_id}")
+        self._jobs = self._api.get("/v1/jobs")["data"]
+        for job in self._jobs:
+            # After the job: where that has ended, the event that says so is here.
+            timeline = self._api.get(f"/v1/jobs/{job['id']}/timeline")["data"]
             self._types |= {entry["id"]: entry["type"] for entry in timeline if entry["kind"] == "event"}
             self._events_of |= {entry["id"]: entry["event"] for entry in timeline if entry["kind"] == "delivery"}
             for entry in timeline:
-                if entry["kind"] != "delivery" and self._is_new(job_id, entry):
+                if entry["kind"] != "delivery" and self._is_new(job["id"], entry):
                     yield at(entry), job["provider"], self._noted(entry)
 
     def _is_new(self, job_id: str, entry: Json) -> bool:

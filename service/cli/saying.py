@@ -4,8 +4,9 @@ from urllib.parse import urlsplit
 
 from service.cli.environment import is_here
 from service.errors import Refusal
-from service.models import DEFAULT_TENANT, Credential
+from service.models import Credential
 from service.settings import Settings
+from service.states import DEFAULT_TENANT
 from service.web.context import Context
 
 PORTS = {"http": 80, "https": 443}

@@ -27,6 +27,7 @@ def command(host: str, port: int, role: str, ssl_certfile: str | None, ssl_keyfi
 
     Stops within 25 seconds of SIGTERM: what is under way ends, the rest is taken up at the next start.
     """
-    from service.cli.serving import run_serve
+    settings = read_settings()
+    from service.cli.serving import run_serve  # after the settings: what is wrong with them is said at once
 
-    run_serve(read_settings(), host=host, port=port, role=role, ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile)
+    run_serve(settings, host=host, port=port, role=role, ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile)

@@ -79,15 +79,17 @@ def _input(given: Json) -> Json | None:
 def _wait(api: Api, job: Json, timeout: float, *, quiet: bool) -> Json:
     """The job at its end, or as it was last seen."""
     line, began = _Line(quiet), time.monotonic()
-    seen = began
+    seen, shown = began, job
     while not _over(job) and (now := time.monotonic()) - began < timeout:
-        line.show(job, now - began)
+        line.show(shown, now - began)
         try:
-            job = api.get(f"/v1/jobs/{job['id']}", headers={"Prefer": f"wait={LOOK_S}"})
+            job = shown = api.get(f"/v1/jobs/{job['id']}", headers={"Prefer": f"wait={LOOK_S}"})
             seen = time.monotonic()
         except NotReached:
             if now - seen > UNREACHED_S:
+                line.end(shown, now - began)
                 raise
+            shown = {**job, "reason": "the service does not answer"}
             time.sleep(LOOK_S)
     line.end(job, time.monotonic() - began)
     return job

@@ -25,6 +25,11 @@ def command(budget: float, as_json: bool) -> None:
     * * * * *  cd /srv/callsheet && callsheet tick --budget 50s
     """
     result = asyncio.run(_tick(read_settings(), budget))
+    from service.conversation import SHORTEST_SUBMIT_S
+
+    if budget <= SHORTEST_SUBMIT_S:
+        least = seconds(SHORTEST_SUBMIT_S)
+        click.echo(f"the budget is too short: no submit is started with less than {least} left", err=True)
     if not result["ran"]:
         Printer(as_json=as_json).said(result, f"nothing to do: {result['held_by']}")
         return

@@ -17,7 +17,8 @@ import fastjsonschema
 import msgspec
 
 from service.errors import CallsheetError, Invalid
-from service.models import Json, LookupVerdict, Record, StatusVerdict, SubmitVerdict, Update
+from service.facts import LookupVerdict, StatusVerdict, SubmitVerdict, Update
+from service.states import Json, Record
 
 
 class Request(Record, frozen=True, kw_only=True):
@@ -92,11 +93,17 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     deadline_s: int
     settled_by: str  # same_key | lookup | token | person
     settle_s: float = 0.0  # how long the automatic ways are tried
+    submit_s: float = 60.0  # how long a reply to the submit is waited for; less than its lease
+    settle_pause_s: float = 30.0  # the slowest pace of the automatic ways
     callback: bool = False
     cancel: bool = False
     output: str = "video"
     cost: Json | None = None
     source: str = ""  # where its facts were read
+
+    def quick(self) -> "Operation":
+        """The operation against a sandbox, whose jobs take seconds: a lost submit is settled within 30 s."""
+        return msgspec.structs.replace(self, poll=self.poll.quick(), submit_s=8.0, settle_pause_s=3.0)
 
     @cached_property
     def _check(self) -> Any:

@@ -12,13 +12,10 @@ from typing import Any, TypeGuard
 from urllib.parse import quote, unquote, urlsplit
 
 from service.errors import BadRequest, Invalid, SignatureRefused, Unavailable
-from service.models import (
+from service.facts import (
     Accepted,
     Cost,
-    ErrorCode,
     JobError,
-    JobStatus,
-    Json,
     LookupVerdict,
     NotFound,
     NotNow,
@@ -41,6 +38,7 @@ from service.providers import (
     operation_table,
     read_json,
 )
+from service.states import ErrorCode, JobStatus, Json
 
 JOB_PATH = "/api/v2/jobs/"
 PROJECT_PATH = "/api/v2/projects/"  # "same as /jobs", for a reply that named only a project

@@ -16,18 +16,14 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 from service.errors import BadRequest, Invalid, SignatureRefused, Unavailable
-from service.models import (
+from service.facts import (
     Accepted,
     Cost,
-    ErrorCode,
     JobError,
-    JobStatus,
-    Json,
     LookupVerdict,
     NotFound,
     NotNow,
     Output,
-    Record,
     Refused,
     StatusVerdict,
     SubmitVerdict,
@@ -46,6 +42,7 @@ from service.providers import (
     operation_table,
     read_json,
 )
+from service.states import ErrorCode, JobStatus, Json, Record
 
 API = "/openapi/v2"
 # By the operation's output: the field that carries a new id, and where its result is asked for.
@@ -86,6 +83,7 @@ USAGE_PAGES = 50
 TRACE_FIELDS = frozenset({"trace_id", "ai_trace_id"})  # the fields of a row are not documented
 
 CALLBACK_TOLERANCE_S = 300
+CALLBACK_FIELDS = 64  # six are documented
 CALLBACK_HEADERS = {
     "webhook-timestamp": re.compile(r"[0-9]{1,12}"),
     "webhook-nonce": re.compile(r"[!-~]{1,128}"),  # 32 characters, say the documents
@@ -112,7 +110,7 @@ class PixVerse:
     operations: Mapping[str, Operation] = operation_table(__file__, "pixverse")
     callback_signed = True
     callback_per_account = True
-    callback_max_bytes = 1_048_576
+    callback_max_bytes = 65_536  # its callbacks are small; every reading of a body is formed and compared
     callback_reply = (200, "text/plain", b"ok")  # exactly these two bytes, else it repeats eight times
 
     def submit(self, call: Call) -> Submitting:
@@ -188,7 +186,8 @@ class PixVerse:
         provider_job_id, update = _id_text(said.get("id")), _update(said, "video")
         if provider_job_id is None or update is None:
             raise BadRequest("the body has no `id` or no `status`")
-        dedupe_key = f"{provider_job_id}:{update.provider_status}"
+        # A success that has no result yet must not make the later one a duplicate.
+        dedupe_key = f"{provider_job_id}:{update.provider_status}{'' if update.outputs or update.error else ':open'}"
         return ReadCallback(provider_job_id=provider_job_id, update=update, dedupe_key=dedupe_key)
 
 
@@ -450,7 +449,9 @@ def _flat_fields(body: bytes) -> Pairs:
     fields = json.loads(
         body.decode(), object_pairs_hook=Pairs, parse_int=Digits, parse_float=Digits, parse_constant=_refuse_constant
     )
-    if not isinstance(fields, Pairs) or not all(isinstance(value, str | bool) for _, value in fields):
+    if not isinstance(fields, Pairs) or len(fields) > CALLBACK_FIELDS:
+        raise ValueError("not one small object")
+    if not all(isinstance(value, str | bool) for _, value in fields):
         raise ValueError("not one flat object")
     _without_duplicates(fields)
     return fields

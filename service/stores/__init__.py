@@ -9,11 +9,11 @@ from typing import Protocol
 
 from service.clock import Clock
 from service.errors import CallsheetError
+from service.facts import Arrival, RawCallback
 from service.models import (
     Announcement,
     ApiKey,
     Applied,
-    Arrival,
     Attempt,
     AttemptResult,
     Credential,
@@ -24,14 +24,11 @@ from service.models import (
     Endpoint,
     Event,
     Job,
-    Json,
     NewJob,
-    RawCallback,
-    Record,
     Target,
     Tenant,
-    Work,
 )
+from service.states import Json, Record, Work
 
 Room = Callable[[int], int]  # how many more of this lane or credential may start now
 Offer = Callable[[int], bool]  # whether a sender here has a free slot for this lane; counts what it promised
@@ -69,6 +66,8 @@ class Store(Protocol):
     async def close(self) -> None: ...
     def own_loops(self, who: str) -> None:
         """Raise `LockHeld` where another process runs this database's loops and only one may."""
+
+    def release_loops(self) -> None: ...
 
     async def check(self) -> None:
         """Raise `StoreUnavailable` where an accept could not be kept now."""

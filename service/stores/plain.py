@@ -9,27 +9,10 @@ from typing import Any
 
 import msgspec
 
-from service.models import (
-    ApiKey,
-    Attempt,
-    CallbackVerdict,
-    Credential,
-    CredentialRow,
-    Delivery,
-    DeliveryStatus,
-    Detail,
-    Endpoint,
-    EndpointStatus,
-    Event,
-    Job,
-    JobStatus,
-    Json,
-    RawCallback,
-    Tenant,
-    Update,
-    Work,
-    row_id,
-)
+from service.facts import RawCallback, Update
+from service.ids import row_id
+from service.models import ApiKey, Attempt, Credential, CredentialRow, Delivery, Detail, Endpoint, Event, Job, Tenant
+from service.states import CallbackVerdict, DeliveryStatus, EndpointStatus, JobStatus, Json, Work
 from service.stores import Page
 
 JOB_COLUMNS = (
@@ -38,12 +21,8 @@ JOB_COLUMNS = (
     "cancel_requested_at correlation followed"
 ).split()
 # What a decision may change. Naming the others in an UPDATE would rewrite their index entries for nothing.
-MUTABLE_COLUMNS = tuple(
-    name
-    for name in JOB_COLUMNS
-    if name
-    not in ("num", "id", "tenant", "provider", "operation", "credential", "created_at", "deadline_at", "followed")
-)
+FIXED_COLUMNS = ("num", "id", "tenant", "provider", "operation", "credential", "created_at", "followed")
+MUTABLE_COLUMNS = tuple(name for name in JOB_COLUMNS if name not in FIXED_COLUMNS)
 JOB_SELECT = (
     f"SELECT {', '.join('j.' + name for name in JOB_COLUMNS)}, d.metadata, d.detail"  # noqa: S608 - fixed names
     " FROM jobs j JOIN job_details d ON d.job = j.num"

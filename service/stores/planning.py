@@ -5,24 +5,12 @@ A store loads what the batch names, this module asks the plan, the store writes 
 
 from collections.abc import Iterable, Sequence
 
-from service.models import (
-    Accepted,
-    Announcement,
-    Applied,
-    Arrival,
-    CallbackVerdict,
-    Clash,
-    Decision,
-    Done,
-    DueDelivery,
-    Endpoint,
-    Job,
-    Note,
-    RawCallback,
-    Resolve,
-    Target,
-    new_token,
-)
+from msgspec.structs import replace
+
+from service.facts import Accepted, Arrival, Clash, Done, RawCallback, Resolve
+from service.ids import new_token
+from service.models import Announcement, Applied, Decision, DueDelivery, Endpoint, Job, Note, Target
+from service.states import CallbackVerdict
 from service.stores import Plan
 
 FRESH_LEASE_MS = 90_000  # longer than any attempt may take, as the sender checks before it sends
@@ -34,7 +22,7 @@ class Loaded:
     def __init__(self) -> None:
         self.jobs: dict[int, Job] = {}
         self.owners: dict[tuple[int, str], int] = {}  # (credential, provider job id) -> job
-        self.seen: set[tuple[int, str]] = set()  # (credential, dedupe key)
+        self.seen: set[tuple[int, str]] = set()  # (job, dedupe key)
         self.endpoints: dict[int, Sequence[Endpoint]] = {}  # by tenant
 
     def job_of(self, arrival: Arrival) -> Job | None:
@@ -60,7 +48,7 @@ class WriteSet:
         self.before: dict[int, Job] = {}
         self.after: dict[int, Job] = {}
         self.binds: list[tuple[int, str, int]] = []
-        self.dedupe: list[tuple[int, str, int]] = []
+        self.dedupe: list[tuple[int, str]] = []
         self.notes: list[tuple[int, Note]] = []
         self.callbacks: list[tuple[int | None, RawCallback]] = []
         self.events: list[PlannedEvent] = []
@@ -109,13 +97,13 @@ class Planner:
     def _is_duplicate(self, arrival: Arrival, job: Job) -> bool:
         if arrival.dedupe_key is None:
             return False
-        key = (job.credential, arrival.dedupe_key)
+        key = (job.num, arrival.dedupe_key)
         if key in self._loaded.seen:
             if arrival.callback is not None:
-                self.writes.callbacks.append((job.num, _judged(arrival.callback, CallbackVerdict.DUPLICATE)))
+                self.writes.callbacks.append((job.num, _duplicate(arrival.callback)))
             return True
         self._loaded.seen.add(key)
-        self.writes.dedupe.append((*key, job.num))
+        self.writes.dedupe.append(key)
         return False
 
     def _decide(self, job: Job, arrival: Arrival) -> Decision:
@@ -132,7 +120,8 @@ class Planner:
         if arrival.callback is None:
             return
         same = decision.verdict == "duplicate" and arrival.callback.verdict is CallbackVerdict.VERIFIED
-        kept = _judged(arrival.callback, CallbackVerdict.DUPLICATE) if same else arrival.callback
+        # No news, but the first of its key: its body is kept, as of every verified one.
+        kept = replace(arrival.callback, verdict=CallbackVerdict.DUPLICATE) if same else arrival.callback
         self.writes.callbacks.append((job.num, kept))
 
     def _keep(self, index: int, job: Job, decision: Decision) -> None:
@@ -156,14 +145,9 @@ class Planner:
         ]
 
 
-def _judged(callback: RawCallback, verdict: CallbackVerdict) -> RawCallback:
-    return RawCallback(
-        provider=callback.provider,
-        received_at=callback.received_at,
-        verdict=verdict,
-        reason=callback.reason,
-        body=callback.body,
-    )
+def _duplicate(callback: RawCallback) -> RawCallback:
+    """The same again: that it came is kept, not its body once more."""
+    return replace(callback, verdict=CallbackVerdict.DUPLICATE, body=b"")
 
 
 def ids_to_bind(arrival: Arrival) -> tuple[str, ...]:

@@ -9,17 +9,10 @@ import msgspec
 
 from service.clock import Clock
 from service.errors import StoreUnavailable
-from service.models import (
-    Applied,
-    Arrival,
-    DueDelivery,
-    Job,
-    Json,
-    NewJob,
-    RawCallback,
-    Work,
-    new_token,
-)
+from service.facts import Arrival, RawCallback
+from service.ids import new_token
+from service.models import Applied, DueDelivery, Job, NewJob
+from service.states import Json, Work
 from service.stores import Created, Plan, Room
 from service.stores.plain import (
     JOB_COLUMNS,
@@ -31,7 +24,7 @@ from service.stores.plain import (
 from service.stores.planning import Loaded, Planner, WriteSet, ids_to_bind
 from service.stores.sqlite_deliveries import DeliveryVerbs
 from service.stores.sqlite_files import Connect, Files
-from service.stores.sqlite_rows import CANCELED, PENDING
+from service.stores.sqlite_rows import CANCELED, HELD, PENDING
 
 _encode = msgspec.json.encode
 _places = ", ".join("?" * len(JOB_COLUMNS))
@@ -43,9 +36,9 @@ PRUNE = (  # attempts (the oldest only are looked at), held deliveries, finished
     " WHERE at < :attempts)",
     "UPDATE deliveries SET status = 3, finished_at = :now WHERE num IN"
     " (SELECT num FROM deliveries WHERE status = 4 AND created_at < :held LIMIT :limit)",
-    "DELETE FROM jobs WHERE num IN (SELECT j.num FROM jobs j WHERE j.finished_at < :jobs AND j.work IS NULL"
+    "DELETE FROM jobs WHERE num IN (SELECT j.num FROM jobs j WHERE j.work IS NULL AND j.finished_at < :jobs"
     " AND NOT EXISTS (SELECT 1 FROM deliveries x JOIN events e ON e.num = x.event"
-    " WHERE e.job = j.num AND x.status IN (0, 4)) ORDER BY j.num LIMIT :limit)",
+    " WHERE e.job = j.num AND x.status IN (0, 4)) ORDER BY j.finished_at LIMIT :limit)",
     "DELETE FROM events WHERE num IN (SELECT e.num FROM events e WHERE e.job IS NULL AND e.created_at < :jobs"
     " AND NOT EXISTS (SELECT 1 FROM deliveries x WHERE x.event = e.num AND x.status IN (0, 4)) LIMIT :limit)",
 )
@@ -158,9 +151,9 @@ class SqliteStore(DeliveryVerbs):
         return {key: row[0] for key, row in found if row is not None}
 
     def _load_seen(self, arrivals: list[Arrival], loaded: Loaded) -> set[tuple[int, str]]:
-        sql = "SELECT 1 FROM dedupe_keys WHERE credential = ? AND key = ?"
+        sql = "SELECT 1 FROM dedupe_keys WHERE job = ? AND key = ?"
         keys = {
-            (job.credential, arrival.dedupe_key)
+            (job.num, arrival.dedupe_key)
             for arrival in arrivals
             if arrival.dedupe_key is not None and (job := loaded.job_of(arrival)) is not None
         }
@@ -170,7 +163,7 @@ class SqliteStore(DeliveryVerbs):
         """Write a plan; the deliveries born with a lease, by arrival."""
         self._save_jobs(writes)
         self._many("INSERT INTO provider_ids VALUES (?, ?, ?)", [(*key, job) for *key, job in writes.binds])
-        self._many("INSERT INTO dedupe_keys VALUES (?, ?, ?)", writes.dedupe)
+        self._many("INSERT INTO dedupe_keys VALUES (?, ?)", writes.dedupe)
         notes = [(job, note.at, note.kind, _encode(note.data)) for job, note in writes.notes]
         self._many("INSERT INTO notes (job, at, kind, data) VALUES (?, ?, ?, ?)", notes)
         self._save_callbacks(writes.callbacks)
@@ -191,10 +184,10 @@ class SqliteStore(DeliveryVerbs):
 
     def _cancel_progress(self, job: int) -> None:
         sql = (
-            "UPDATE deliveries SET status = ?, due_at = NULL, finished_at = ? WHERE status = ? AND lease IS NULL"
+            "UPDATE deliveries SET status = ?, due_at = NULL, finished_at = ? WHERE status IN (?, ?) AND lease IS NULL"
             " AND event IN (SELECT num FROM events WHERE job = ? AND type = 'job.progress')"
         )
-        self._execute(sql, (CANCELED, self.now(), PENDING, job))
+        self._execute(sql, (CANCELED, self.now(), PENDING, HELD, job))
 
     # -- claims
 

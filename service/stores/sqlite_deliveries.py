@@ -5,25 +5,15 @@ from typing import Any
 
 import msgspec
 
-from service.models import (
-    Announcement,
-    AttemptResult,
-    DeliveryStatus,
-    DueDelivery,
-    Endpoint,
-    EndpointStatus,
-    Event,
-    Job,
-    Record,
-    Target,
-    new_token,
-    row_id,
-)
+from service.ids import new_token, row_id
+from service.models import Announcement, AttemptResult, DueDelivery, Endpoint, Event, Job, Target
+from service.states import DeliveryStatus, EndpointStatus, Record
 from service.stores import Room
 from service.stores.plain import DELIVERY_NUMBER, ENDPOINT_COLUMNS, endpoint_values
 from service.stores.planning import Loaded, PlannedEvent, Planner
 from service.stores.sqlite_rows import CANCELED, FAILED, HELD, LEAST_LANE, PENDING, SqliteRows
 
+HOUR_MS = 3_600_000
 RECOVER_SPACING_MS = 5
 LANES_PER_CLAIM = 4_096  # looked at: one claim's cost is bounded, the next goes on where it stopped
 TEST_TYPE = "endpoint.test"  # goes to the one endpoint that it was made for, and to no other later
@@ -256,18 +246,33 @@ class DeliveryVerbs(SqliteRows):
 
     def _recover_page(self, endpoint: Endpoint, since: int, after: int, limit: int) -> tuple[int, int | None]:
         sql = (
-            "SELECT e.num, x.num, x.status FROM events e LEFT JOIN deliveries x ON x.event = e.num AND x.endpoint = ?"
+            "SELECT e.num, e.type, x.num, x.status FROM events e"
+            " LEFT JOIN deliveries x ON x.event = e.num AND x.endpoint = ?"
             " WHERE e.tenant = ? AND e.num > ? AND e.created_at >= ? ORDER BY e.num LIMIT ?"
         )
-        rows = self._execute(sql, (endpoint.num, endpoint.tenant, after, since, limit)).fetchall()
+        start = after or self._last_event_before(since)
+        rows = self._execute(sql, (endpoint.num, endpoint.tenant, start, since, limit)).fetchall()
         count = 0
-        for place, (event, delivery, status) in enumerate(rows):
+        for place, (event, kind, delivery, status) in enumerate(rows):
             due_at = self.now() + place * RECOVER_SPACING_MS
             if delivery is None:
                 count += self._make_missing(endpoint.tenant, event, endpoint.num, set(), due_at)
-            elif status in (FAILED, CANCELED, HELD):
+            elif status in (FAILED, HELD) or (status == CANCELED and kind != "job.progress"):  # superseded progress
                 count += self._execute(RESEND, (due_at, delivery)).rowcount
         return count, rows[-1][0] if rows else None
+
+    def _last_event_before(self, since: int) -> int:
+        """The number before which all events are older, found by halving: numbers and times rise together.
+
+        A clock that was set back makes it stop early, never late: the margin is an hour.
+        """
+        sql = "SELECT created_at FROM events WHERE num >= ? ORDER BY num LIMIT 1"
+        low, high = 0, self._next("events")
+        while high - low > 1:
+            middle = (low + high) // 2
+            row = self._execute(sql, (middle,)).fetchone()
+            low, high = (middle, high) if row is not None and row[0] < since - HOUR_MS else (low, middle)
+        return low
 
     # -- endpoints
 

@@ -64,8 +64,7 @@ class Files:
         self._writer.shutdown()
         for db in reversed(self._opened):
             db.close()
-        if self._lock is not None:
-            os.close(self._lock)
+        self.release_loops()
 
     def own_loops(self, who: str) -> None:
         """Take the lock beside the file: one process runs its loops. Raises `LockHeld` that says who does.
@@ -82,6 +81,12 @@ class Files:
         os.ftruncate(file, 0)
         os.pwrite(file, f"process {os.getpid()} ({who})".encode(), 0)
         self._lock = file
+
+    def release_loops(self) -> None:
+        """Give the lock back; without it, nothing."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     async def commit(self, verb: Verb, items: Sequence[Any]) -> list[Any]:
         """The verb's results, once they are durable."""

@@ -5,7 +5,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from service.clock import Clock
-from service.models import DueDelivery, Endpoint, Job, Target, Work, row_id
+from service.ids import row_id
+from service.models import DueDelivery, Endpoint, Job, Target
+from service.states import Work
 from service.stores import Plan
 from service.stores.plain import (
     DELIVERY_NUMBER,
@@ -42,6 +44,7 @@ class SqliteRows(PlainRows):
         self.nonce = files.nonce
         self.close = files.close
         self.own_loops = files.own_loops
+        self.release_loops = files.release_loops
 
     def now(self) -> int:
         return self._clock.now()

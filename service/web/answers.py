@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from service.models import CallbackVerdict, DeliveryStatus, EndpointStatus, ErrorCode, JobStatus
+from service.states import CallbackVerdict, DeliveryStatus, EndpointStatus, ErrorCode, JobStatus
 from service.web.schemas import Instant
 
 Progress = Annotated[float, Meta(ge=0, le=1)]

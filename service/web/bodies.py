@@ -12,7 +12,7 @@ import msgspec
 from starlette.types import Receive
 
 from service.errors import BadRequest, Invalid, TooLarge
-from service.models import Json
+from service.states import Json
 from service.web.problems import TooSlow, UnsupportedMedia
 
 JOB_BYTES = 1024 * 1024

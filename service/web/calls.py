@@ -7,7 +7,7 @@ from typing import Any
 from starlette.types import Receive
 
 from service.accounts import Principal
-from service.models import Json
+from service.states import Json
 from service.stores import Page
 from service.web.bodies import read_body
 from service.web.context import Context

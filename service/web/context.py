@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from service.accepting import Accepting
 from service.accounts import Accounts
 from service.callbacks import Callbacks
 from service.clock import Clock
@@ -13,7 +14,6 @@ from service.metrics import Metrics
 from service.providers import Provider
 from service.settings import Settings
 from service.stores import Store
-from service.submission import Accepting
 from service.transitions import Transitions
 from service.waiting import Waiting
 

@@ -1,6 +1,6 @@
 """The document's parameters and examples, written out."""
 
-from service.models import Json
+from service.states import Json
 from service.web.schemas import TENANT_NAME
 
 _TEXT: Json = {"type": "string"}
@@ -42,7 +42,7 @@ HEADERS = {
         "The same key and body give the same job, as long as the job is there; 1 to 255 visible ASCII characters",
         {**_TEXT, "pattern": r"^[!#-~][!-~]{0,254}$"},
     ),
-    "Prefer": _header("Prefer", "`wait=N` waits up to N seconds, 60 at most, for the job's end", _TEXT, "wait=10"),
+    "Prefer": _header("Prefer", "`wait=N` waits up to N seconds, 60 at most, for the job's end", _TEXT),
     "Last-Event-ID": _header("Last-Event-ID", "The last event that was received", {**_TEXT, "pattern": _id("evt")}),
 }
 WEBHOOK_HEADERS = [

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from service.models import Json, encode_cursor
+from service.ids import encode_cursor
+from service.states import Json
 from service.web.calls import Call
 from service.web.replies import Reply, json_reply
 

@@ -8,8 +8,8 @@ import msgspec
 
 from service import __version__
 from service.endpoints import EVENT_TYPES
-from service.models import Json
 from service.providers import Provider
+from service.states import Json
 from service.web import answers, schemas
 from service.web.examples import EXAMPLES, HEADERS, PARAMETERS, WEBHOOK_HEADERS
 from service.web.problems import PROBLEM
@@ -121,7 +121,7 @@ def _success(route: Route) -> Json:
     if route.status != 204:
         response["content"] = {route.media: {"schema": _returned(route)} if route.returns else {}}
     if route.links:
-        response["links"] = {f"{link.to}By{link.param}": _link(link) for link in route.links}
+        response["links"] = {link.to: _link(link) for link in route.links}
     return response
 
 
@@ -137,7 +137,7 @@ def _returned(route: Route) -> Json:
 
 
 def _link(link: Link) -> Json:
-    return {"operationId": link.to, "parameters": {f"path.{link.param}": link.value}}
+    return {"operationId": link.to, "parameters": {link.param: link.value}}
 
 
 def _error_statuses(route: Route) -> list[int]:

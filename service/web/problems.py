@@ -1,7 +1,7 @@
 """RFC 9457 problem documents: every refusal and every failure leaves as one."""
 
 from service.errors import Forbidden, Missing, NotAllowedHere, Refusal
-from service.models import Json
+from service.states import Json
 from service.web.remedies import REMEDIES
 from service.web.replies import Headers, Reply, json_reply
 

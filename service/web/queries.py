@@ -8,7 +8,8 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from service.errors import BadRequest, Invalid
-from service.models import Json, Record, decode_cursor
+from service.ids import decode_cursor
+from service.states import Json, Record
 from service.views import parse_instant
 
 MAX_LIMIT = 100

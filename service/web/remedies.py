@@ -1,6 +1,6 @@
 """Every error code with its title and remedy: what a problem's `type` resolves to."""
 
-from service.models import Record
+from service.states import Record
 
 
 class Remedy(Record):

@@ -7,7 +7,7 @@ import msgspec
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from service.models import Record
+from service.states import Record
 
 JSON = "application/json"
 Headers = tuple[tuple[str, str], ...]

@@ -3,7 +3,7 @@
 The hottest paths come first: the router looks from the top.
 """
 
-from service.models import DeliveryStatus, JobStatus
+from service.states import DeliveryStatus, JobStatus
 from service.web import answers, queries, schemas
 from service.web.api import accounts, callbacks, documents, endpoints, events, jobs, system
 from service.web.bodies import JOB_BYTES
@@ -13,18 +13,14 @@ from service.web.routing import Link, Route
 _WAIT, _KEY = "Prefer", "Idempotency-Key"
 
 
-def _to(operation: str, param: str, value: str = "$response.body#/id") -> Link:
-    return Link(to=operation, param=param, value=value)
-
-
 def _links(param: str, operations: str, value: str = "$response.body#/id") -> tuple[Link, ...]:
-    return tuple(_to(operation, param, value) for operation in operations.split())
+    return tuple(Link(to=operation, param=param, value=value) for operation in operations.split())
 
 
 _FIRST = "$response.body#/data/0/id"
-_JOB_LINKS = _links("job_id", "getJob getJobTimeline cancelJob resolveJob eraseJobContent")
+_JOB_LINKS = _links("path.job_id", "getJob getJobTimeline cancelJob resolveJob eraseJobContent")
 _ENDPOINT_LINKS = _links(
-    "endpoint_id", "getEndpoint changeEndpoint rotateEndpointSecret testEndpoint recoverEndpoint deleteEndpoint"
+    "path.endpoint_id", "getEndpoint changeEndpoint rotateEndpointSecret testEndpoint recoverEndpoint deleteEndpoint"
 )
 _SECONDS = Query(
     name="seconds",
@@ -51,15 +47,15 @@ ROUTES: tuple[Route, ...] = (
           query=(*PAGE, choice("status", "Only in this state", JobStatus), text("provider", "Only this provider's"),
                  text("operation", "Only this operation's"), instant("created_after", "Created after this time"),
                  instant("created_before", "Created before this time"), queries.METADATA),
-          returns=answers.JobData, listed=True, links=_links("job_id", "getJob getJobTimeline", _FIRST)),
+          returns=answers.JobData, listed=True),
     Route(method="GET", path="/v1/jobs/{job_id}", name="getJob", scope="jobs:read",
           summary="A job as it is now, or at its end", answer=jobs.get, headers=(_WAIT,), returns=answers.Job,
-          links=_links("job_id", "getJobTimeline cancelJob eraseJobContent")),
+          links=_links("path.job_id", "getJobTimeline cancelJob eraseJobContent")),
     Route(method="GET", path="/v1/jobs/{job_id}/timeline", name="getJobTimeline", scope="jobs:read",
           summary="Everything that happened to a job, oldest first", answer=jobs.timeline, returns=answers.Timeline),
     Route(method="POST", path="/v1/jobs/{job_id}/cancel", name="cancelJob", scope="jobs:write", also=(202,),
           summary="Cancel a job: at once while it is queued, else by the provider", answer=jobs.cancel,
-          returns=answers.Job, errors=(409,), links=_links("job_id", "eraseJobContent")),
+          returns=answers.Job, errors=(409,), links=_links("path.job_id", "eraseJobContent")),
     Route(method="POST", path="/v1/jobs/{job_id}/resolve", name="resolveJob", scope="jobs:write",
           summary="Settle a job whose submit has an unknown outcome", answer=jobs.resolve, body=schemas.ResolveJob,
           returns=answers.Job, errors=(409,)),
@@ -71,7 +67,7 @@ ROUTES: tuple[Route, ...] = (
           body=schemas.CreateEndpoint, returns=answers.EndpointWithSecret, errors=(409,), links=_ENDPOINT_LINKS),
     Route(method="GET", path="/v1/endpoints", name="listEndpoints", scope="endpoints:read",
           summary="Your endpoints, newest first", answer=endpoints.list_, query=PAGE, returns=answers.Endpoint,
-          listed=True, links=_links("endpoint_id", "getEndpoint", _FIRST)),
+          listed=True),
     Route(method="GET", path="/v1/endpoints/{endpoint_id}", name="getEndpoint", scope="endpoints:read",
           summary="An endpoint, without its secret", answer=endpoints.get, returns=answers.Endpoint),
     Route(method="PATCH", path="/v1/endpoints/{endpoint_id}", name="changeEndpoint", scope="endpoints:write",
@@ -86,14 +82,14 @@ ROUTES: tuple[Route, ...] = (
           errors=(409,)),
     Route(method="POST", path="/v1/endpoints/{endpoint_id}/test", name="testEndpoint", scope="endpoints:write",
           summary="Send it an `endpoint.test` event", answer=endpoints.test, status=202, returns=answers.Event,
-          links=_links("event_id", "getEvent replayEvent")),
+          links=_links("path.event_id", "getEvent replayEvent") + _links("query.event", "listDeliveries")),
     Route(method="POST", path="/v1/endpoints/{endpoint_id}/recover", name="recoverEndpoint", scope="endpoints:write",
           summary="Send again what it did not get since a time", answer=endpoints.recover, body=schemas.Recover,
           status=202, returns=answers.Resent),
     # -- events and deliveries
     Route(method="GET", path="/v1/events", name="listEvents", scope="events:read", summary="Events, newest first",
           answer=events.list_, query=(*PAGE, text("type", "Only this type"), text("job", "Only this job's")),
-          returns=answers.Event, listed=True, links=_links("event_id", "getEvent replayEvent", _FIRST)),
+          returns=answers.Event, listed=True, links=_links("path.event_id", "getEvent replayEvent", _FIRST)),
     Route(method="GET", path="/v1/events/stream", name="streamEvents", scope="events:read", streams=True,
           summary="Server-sent events in commit order, from now or from behind Last-Event-ID", answer=events.stream,
           query=(_SECONDS,), headers=("Last-Event-ID",), media="text/event-stream"),
@@ -108,16 +104,18 @@ ROUTES: tuple[Route, ...] = (
           summary="Deliveries, newest first", answer=events.deliveries,
           query=(*PAGE, choice("status", "Only in this state", DeliveryStatus), text("endpoint", "Only to this one"),
                  text("event", "Only of this event"), text("job", "Only of this job's events")),
-          returns=answers.DeliveryData, listed=True, links=_links("delivery_id", "getDelivery retryDelivery", _FIRST)),
+          returns=answers.DeliveryData, listed=True,
+          links=_links("path.delivery_id", "getDelivery retryDelivery", _FIRST)),
     Route(method="GET", path="/v1/deliveries/{delivery_id}", name="getDelivery", scope="events:read",
-          summary="A delivery with its attempts", answer=events.delivery, returns=answers.Delivery),
+          summary="A delivery with its attempts", answer=events.delivery, returns=answers.Delivery,
+          links=_links("path.delivery_id", "retryDelivery")),
     Route(method="POST", path="/v1/deliveries/{delivery_id}/retry", name="retryDelivery", scope="endpoints:write",
           summary="Send it again now, with its schedule from the start", answer=events.retry, status=202,
           returns=answers.DeliveryData, errors=(409,)),
     # -- accounts
     Route(method="POST", path="/v1/keys", name="createKey", scope="admin", status=201,
           summary="Make an API key; its text is shown this once", answer=accounts.create_key, body=schemas.CreateKey,
-          returns=answers.KeyWithText, errors=(404,), links=_links("key_id", "revokeKey")),
+          returns=answers.KeyWithText, errors=(404,), links=_links("path.key_id", "revokeKey")),
     Route(method="GET", path="/v1/keys", name="listKeys", scope="admin", summary="The keys that are not revoked",
           answer=accounts.keys, query=(*PAGE, text("tenant", "Only this tenant's")), returns=answers.Key, listed=True,
           errors=(404,)),
@@ -126,7 +124,7 @@ ROUTES: tuple[Route, ...] = (
     Route(method="POST", path="/v1/tenants", name="createTenant", scope="admin", status=201,
           summary="Make a tenant, or get the one of that name", answer=accounts.create_tenant,
           body=schemas.CreateTenant, returns=answers.Tenant,
-          links=_links("tenant", "deleteTenant", "$response.body#/name")),
+          links=_links("path.tenant", "deleteTenant", "$response.body#/name")),
     Route(method="GET", path="/v1/tenants", name="listTenants", scope="admin", summary="All tenants",
           answer=accounts.tenants, query=PAGE, returns=answers.Tenant, listed=True),
     Route(method="DELETE", path="/v1/tenants/{tenant}", name="deleteTenant", scope="admin", status=204,
@@ -140,7 +138,7 @@ ROUTES: tuple[Route, ...] = (
     # -- the service
     Route(method="GET", path="/v1/providers", name="listProviders", scope="providers:read",
           summary="The providers that there are", answer=system.providers, returns=answers.Provider, listed=True,
-          links=_links("provider", "listOperations", "$response.body#/data/0/name")),
+          links=_links("path.provider", "listOperations", "$response.body#/data/0/name")),
     Route(method="GET", path="/v1/providers/{provider}/operations", name="listOperations", scope="providers:read",
           summary="What a provider can do, with the JSON Schema of each input", answer=system.operations,
           returns=answers.Operation, listed=True),

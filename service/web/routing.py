@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from service.models import Record
+from service.states import Record
 from service.web.bodies import OTHER_BYTES
 from service.web.queries import Query
 from service.web.replies import JSON, Reply
@@ -13,7 +13,7 @@ class Link(Record):
     """From a response to the operation that takes a value of it: `value` is an OpenAPI runtime expression."""
 
     to: str
-    param: str
+    param: str  # with its place: path.job_id
     value: str = "$response.body#/id"
 
 

@@ -6,7 +6,7 @@ from msgspec import UNSET, Meta, UnsetType, field
 
 from service.accounts import SCOPES
 from service.endpoints import EVENT_TYPES
-from service.models import EndpointStatus, Json, Record
+from service.states import EndpointStatus, Json, Record
 
 DAY_S = 86_400
 MAX_DEADLINE_S = MAX_OVERLAP_S = 7 * DAY_S

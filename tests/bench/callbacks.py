@@ -18,10 +18,10 @@ from pathlib import Path
 from urllib.parse import quote_plus
 
 from service import providers
+from service.accepting import Submit
 from service.accounts import Principal
 from service.app import build
 from service.settings import load
-from service.submission import Submit
 
 CONNECTIONS = 64
 FIRST_ID = 627_410_861_853_514_292

@@ -101,6 +101,8 @@ def folder(tmp_path: Path) -> Folder:
 class World(Folder):
     """A sandbox, a subscriber and a service that know each other."""
 
+    pid = 0  # the service's, where it runs
+
     def __init__(self, path: Path, sandbox: str, subscriber: str, port: int) -> None:
         url = f"http://127.0.0.1:{port}"
         super().__init__(path, URL=url, PUBLIC_URL=url, SANDBOX_URL=sandbox, API_KEY=KEY, RETRY_SCHEDULE="0,1,1")
@@ -140,13 +142,14 @@ def neighbours(path: Path) -> Iterator[World]:
         yield world
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Neighbours and a service, shared by a module's tests."""
+    """Neighbours and a service, shared by the tests."""
     with (
         neighbours(tmp_path_factory.mktemp("world")) as world,
-        world.listening("serve", "--port", world.port),
+        world.listening("serve", "--port", world.port) as service,
     ):
+        world.pid = service.process.pid
         yield world
 
 

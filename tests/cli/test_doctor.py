@@ -24,7 +24,7 @@ def test_beside_a_service_all_is_well_and_nothing_is_spent(world: World) -> None
     assert "PeakMV accepts the key" in found["peakmv"][1]
     assert "schema 1" in found["database"][1]
     assert charged(world) == before
-    assert "(serve --role all)" in world.ok("doctor")
+    assert f"in use by process {world.pid} (" in world.ok("doctor")
 
 
 def test_what_fails_is_exit_code_1(world: World) -> None:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.cli.conftest import Folder
+from tests.cli.conftest import Folder, World
 
 READY_S = 3.0  # 1 s is the budget, on a machine that does nothing else
 RESTING_MB = 110
@@ -65,13 +65,10 @@ def test_sigterm_stops_it_with_exit_code_0_though_a_request_hangs(folder: Folder
             assert time.monotonic() - began < 10
 
 
-def test_a_second_one_on_the_same_database_is_refused(folder: Folder) -> None:
-    with folder.listening("serve", "--port", "0") as service:
-        refused = folder.run("serve", "--port", "0")
-    assert one_sentence(refused) == (
-        f"error: callsheet.db is in use by process {service.process.pid} (serve --role all):"
-        " stop that one, or give this one another CALLSHEET_DATABASE_URL"
-    )
+def test_a_second_one_on_the_same_database_is_refused(world: World) -> None:
+    said = one_sentence(world.run("serve", "--port", "0"))
+    assert said.startswith(f"error: callsheet.db is in use by process {world.pid} (")
+    assert said.endswith(": stop that one, or give this one another CALLSHEET_DATABASE_URL")
 
 
 def test_a_port_in_use_is_refused(folder: Folder) -> None:

@@ -1,6 +1,10 @@
 """`callsheet submit`: one job, its end, and never a second charge."""
 
 import json
+import os
+import pty
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -23,6 +27,25 @@ def test_wait_ends_with_the_results_url(world: World) -> None:
     assert "succeeded after" in ended.stderr.splitlines()[-1]
     (row,) = [row for row in world.ledger("pixverse") if row["input"]["prompt"] == nonce]
     assert row["input"]["duration"] == 5  # a number, as it reads
+
+
+def test_on_a_terminal_the_progress_is_one_line(world: World) -> None:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "service", "submit", "pixverse", "text_to_video", *FIELDS, "--wait"],
+        cwd=world.path,
+        env=world.environment(),
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    ) as submit:
+        said, _ = submit.communicate(timeout=30)
+    os.close(theirs)
+    shown = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert said.startswith("http")
+    assert shown.count("\r\x1b[K") >= 2
+    assert (shown.count("\n"), shown.endswith(" s\r\n")) == (1, True)
 
 
 def test_json_is_the_whole_job(world: World) -> None:

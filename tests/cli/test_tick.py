@@ -2,9 +2,8 @@
 
 import json
 
-from tests.cli.conftest import VIDEO, World, until
+from tests.cli.conftest import VIDEO, Folder, World, until
 
-TERMINAL = ("succeeded", "failed", "canceled", "unknown")
 JOBS = (
     {"provider": "pixverse", "operation": "text_to_video", "input": VIDEO},
     {"provider": "peakmv", "operation": "generate", "input": {"audio_url": "https://example.com/a.mp3"}},
@@ -37,18 +36,22 @@ def test_ticks_alone_complete_the_main_job(asleep: World) -> None:
     asleep.variables["PIXVERSE_POLL"] = "true"  # nobody is there to be called back
     with asleep.listening("serve", "--port", asleep.port, "--role", "api"):
         begin(asleep)
+        assert json.loads(asleep.ok("tick", "--json"))["ran"]  # beside an API that runs no loop
 
     def done() -> bool:
-        assert json.loads(asleep.ok("tick", "--budget", "10s", "--json"))["ran"]
+        assert json.loads(asleep.ok("tick", "--json"))["ran"]
         return arrived(asleep).count("job.succeeded") == 2
 
     until(done, 20)
 
 
-def test_beside_a_service_there_is_nothing_to_do(asleep: World) -> None:
-    with asleep.listening("serve", "--port", asleep.port) as service:
-        said = asleep.ok("tick")
-        result = json.loads(asleep.ok("tick", "--json"))
-    assert f"in use by process {service.process.pid} (serve --role all)" in said
+def test_a_budget_too_short_for_a_submit_says_so(folder: Folder) -> None:
+    assert "no submit is started" in folder.run("tick", "--budget", "5s").stderr
+    assert folder.run("tick").stderr == ""
+
+
+def test_beside_a_service_there_is_nothing_to_do(world: World) -> None:
+    assert f"in use by process {world.pid} (" in world.ok("tick")
+    result = json.loads(world.ok("tick", "--json"))
     assert result["ran"] is False
-    assert str(service.process.pid) in result["held_by"]
+    assert str(world.pid) in result["held_by"]

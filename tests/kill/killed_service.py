@@ -15,15 +15,18 @@ from typing import Any
 
 import uvicorn
 import uvloop
-from service.web.server import create_web
 
 from service import providers
 from service.app import build
-from service.egress import Answer, Egress, Outgoing
-from service.models import Accepted, Arrival, Decision, Done, Job, Source
+from service.egress import Answer, Egress
+from service.facts import Accepted, Arrival, Done
+from service.framing import Outgoing
+from service.models import Decision, Job
 from service.settings import load
+from service.states import Source
 from service.stores import Plan, open_store
 from service.stores.sqlite import open_store as open_sqlite
+from service.web.server import create_web
 
 POINTS = (
     "submitting_not_posted",

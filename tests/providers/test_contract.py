@@ -17,10 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service import errors, providers
-from service.models import (
+from service.facts import (
     Accepted,
     Done,
-    JobStatus,
     LookupVerdict,
     NotFound,
     NotNow,
@@ -31,6 +30,7 @@ from service.models import (
     Update,
 )
 from service.providers import Call, Reply, Request
+from service.states import JobStatus
 
 HERE = Path(__file__).parent
 NAMES = providers.names()
@@ -43,7 +43,7 @@ CALL = {
     "submitted_at": 1_800_000_000_000,
 }
 MAX_REQUESTS = 200
-MAY_IMPORT = {"service.errors", "service.models", "service.providers", "service.signatures"}
+MAY_IMPORT = {"service.errors", "service.facts", "service.providers", "service.signatures", "service.states"}
 DOES_IO_OR_CHANCE = {"aiohttp", "asyncio", "http", "httpx2", "os", "random", "requests", "secrets", "socket", "time"}
 SETTLED_BY = {"same_key", "lookup", "token", "person"}
 

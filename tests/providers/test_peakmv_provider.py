@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from service.errors import Invalid
-from service.models import Json, NotFound, Unknown, Update
+from service.facts import NotFound, Unknown, Update
 from service.providers import Call, Reply, Request
 from service.providers.peakmv import provider
+from service.states import Json
 
 GENERATE = provider.operations["generate"]
 SONG = {"audio_url": "https://example.com/song.mp3"}

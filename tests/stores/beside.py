@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from service.clock import SystemClock
-from service.models import Accepted, Arrival, Begin, Source
+from service.facts import Accepted, Arrival, Begin
+from service.states import Source
 from service.stores import Store
 from tests.stores.world import SUCCEEDED, ManualClock, Real, World, add_credential, open_named, page
 

@@ -7,27 +7,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from service.models import (
-    Accepted,
-    Announcement,
-    Arrival,
-    Begin,
-    CallbackVerdict,
-    Decision,
-    DeliveryStatus,
-    Detail,
-    Fact,
-    Hint,
-    Job,
-    JobStatus,
-    Note,
-    Resolve,
-    Source,
-    Target,
-    Unknown,
-    Update,
-    Work,
-)
+from service.facts import Accepted, Arrival, Begin, Fact, Hint, Resolve, Unknown, Update
+from service.models import Announcement, Decision, Detail, Job, Note, Target
+from service.states import CallbackVerdict, DeliveryStatus, JobStatus, Source, Work
 from tests.stores.world import CANCELED, FAILED, NOBODY, SUCCEEDED, Scripted, World, a_callback, opened, page, said
 
 pytestmark = pytest.mark.anyio
@@ -168,8 +150,9 @@ async def test_a_key_twice_in_one_batch_is_a_duplicate_the_second_time(world: Wo
     arrival = Arrival(job=job.num, fact=SUCCEEDED, source=Source.CALLBACK, dedupe_key="d", callback=a_callback())
     applied = await world.store.apply([arrival, arrival, arrival])
     assert [a.verdict for a in applied] == ["applied", "duplicate", "duplicate"]
-    kept = [entry["verdict"] for entry in await world.store.timeline(job) if entry["kind"] == "callback"]
-    assert kept == ["verified", "duplicate", "duplicate"]
+    kept = [entry for entry in await world.store.timeline(job) if entry["kind"] == "callback"]
+    assert [entry["verdict"] for entry in kept] == ["verified", "duplicate", "duplicate"]
+    assert [entry["body"] for entry in kept] == ["{}", "", ""]  # the same again is not kept again
 
 
 async def test_concurrent_deliveries_of_one_callback_are_applied_once(world: World) -> None:
@@ -203,7 +186,7 @@ async def test_a_transaction_that_fails_uses_up_no_key(store_name: str, tmp_path
         assert [entry["kind"] for entry in await world.store.timeline(job)] == ["callback", "event"]
 
 
-async def test_what_provided_no_news_is_kept_as_a_duplicate_without_a_key(world: World) -> None:
+async def test_a_verified_callback_that_was_no_news_is_kept_with_its_body_as_a_duplicate(world: World) -> None:
     job = await world.succeeded()
     again = await world.tell(job, SUCCEEDED, Source.CALLBACK, callback=a_callback(b"1"), dedupe_key="new")
     hint = await world.tell(job, Hint(), Source.CALLBACK, callback=a_callback(b"2", verdict=CallbackVerdict.HINT))

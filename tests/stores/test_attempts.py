@@ -6,15 +6,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from service.models import (
-    Announcement,
-    AttemptResult,
-    DeliveryStatus,
-    DueDelivery,
-    Endpoint,
-    EndpointStatus,
-    row_number,
-)
+from service.ids import row_number
+from service.models import Announcement, AttemptResult, DueDelivery, Endpoint
+from service.states import DeliveryStatus, EndpointStatus
 from tests.stores.world import START, World, outcome, page, said
 
 pytestmark = pytest.mark.anyio
@@ -155,8 +149,8 @@ async def test_a_disabled_endpoint_is_owed_what_comes_and_sent_none_of_it(world:
     await world.processing()
     await world.store.record_attempts([gone(await world.claim_one())])
     await world.processing()
-    assert await world.claim() == []
     assert await world.statuses(endpoint=ended.num) == [HELD, HELD]
+    assert await world.claim() == []
 
 
 async def test_a_410_changes_no_endpoint_that_was_disabled_before(world: World) -> None:

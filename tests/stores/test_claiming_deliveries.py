@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from service.models import Arrival, Decision, DeliveryStatus, Detail, EndpointStatus, Job, Source, Target
+from service.facts import Arrival
+from service.models import Decision, Detail, Job, Target
+from service.states import DeliveryStatus, EndpointStatus, Source
 from tests.stores.world import FAILED, SUCCEEDED, Scripted, World, opened, outcome, page, said
 
 pytestmark = pytest.mark.anyio

@@ -5,7 +5,8 @@ from collections import Counter
 
 import pytest
 
-from service.models import Begin, JobStatus, Source, Work
+from service.facts import Begin
+from service.states import JobStatus, Source, Work
 from tests.stores.world import NOBODY, START, World
 
 pytestmark = pytest.mark.anyio

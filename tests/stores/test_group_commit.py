@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from service.models import Arrival, Begin, Decision, Job, JobStatus, Source
+from service.facts import Arrival, Begin
+from service.models import Decision, Job
+from service.states import JobStatus, Source
 from tests.stores.world import FAILED, SUCCEEDED, Real, Scripted, World, a_callback, a_job, new, opened, page
 
 pytestmark = pytest.mark.anyio

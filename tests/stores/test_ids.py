@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.models import decode_cursor, encode_cursor, new_id, row_id, row_number
+from service.ids import decode_cursor, encode_cursor, new_id, row_id, row_number
 from tests.stores.world import START
 
 NUMBERS = st.integers(min_value=1, max_value=(1 << 63) - 1)

@@ -7,18 +7,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from service.models import (
-    Begin,
-    CallbackVerdict,
-    DeliveryStatus,
-    Detail,
-    EndpointStatus,
-    Hint,
-    Job,
-    JobStatus,
-    Source,
-    row_number,
-)
+from service.facts import Begin, Hint
+from service.ids import row_number
+from service.models import Detail, Job
+from service.states import CallbackVerdict, DeliveryStatus, EndpointStatus, JobStatus, Source
 from tests.stores.world import DAY, FAILED, NOBODY, START, SUCCEEDED, World, a_callback, outcome, page, said
 
 pytestmark = pytest.mark.anyio

@@ -5,7 +5,9 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from service.models import Begin, Detail, JobStatus, Part, Work
+from service.facts import Begin
+from service.models import Detail, Part
+from service.states import JobStatus, Work
 from tests.stores.world import NOBODY, World, a_followed_job, a_job, new
 
 pytestmark = pytest.mark.anyio

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from service.models import Arrival, DeliveryStatus, JobStatus, Source, Update
+from service.facts import Arrival, Update
+from service.states import DeliveryStatus, JobStatus, Source
 from tests.stores.world import FAILED, SUCCEEDED, World, opened
 
 pytestmark = pytest.mark.anyio

@@ -6,18 +6,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from service.models import (
-    Begin,
-    CallbackVerdict,
-    DeliveryStatus,
-    Detail,
-    EndpointStatus,
-    Job,
-    JobStatus,
-    Source,
-    Unknown,
-    Update,
-)
+from service.facts import Begin, Unknown, Update
+from service.models import Detail, Job
+from service.states import CallbackVerdict, DeliveryStatus, EndpointStatus, JobStatus, Source
 from tests.stores.world import DAY, FAILED, SUCCEEDED, World, a_callback, a_job, new, outcome, page, said
 
 pytestmark = pytest.mark.anyio

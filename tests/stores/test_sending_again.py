@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from service.models import DeliveryStatus, DueDelivery, Endpoint, EndpointStatus, Event, Job
+from service.models import DueDelivery, Endpoint, Event, Job
+from service.states import DeliveryStatus, EndpointStatus
 from tests.stores.world import CANCELED, FAILED, NOBODY, World, outcome, page, said
 
 pytestmark = pytest.mark.anyio
@@ -280,6 +281,17 @@ async def test_a_release_takes_no_more_than_its_limit(world: World) -> None:
     await world.change(endpoint, status=EndpointStatus.ACTIVE)
     assert [await world.store.release_held(limit=2, spread_ms=0) for _ in range(4)] == [2, 2, 1, 0]
     assert len(await world.claim()) == 5
+
+
+async def test_one_limit_is_shared_by_all_endpoints_that_are_back(world: World) -> None:
+    endpoints = [await world.endpoint(), await world.endpoint()]
+    for endpoint in endpoints:
+        await held(world, endpoint, 0)
+    for _ in range(3):
+        await world.processing()
+    for endpoint in endpoints:
+        await world.change(endpoint, status=EndpointStatus.ACTIVE)
+    assert [await world.store.release_held(limit=4, spread_ms=0) for _ in range(3)] == [4, 2, 0]
 
 
 async def test_what_is_held_for_others_stays_and_hides_nothing(world: World) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from service.models import ApiKey, Credential, DeliveryStatus, EndpointStatus, new_id
+from service.ids import new_id
+from service.models import ApiKey, Credential
+from service.states import DeliveryStatus, EndpointStatus
 from tests.stores.world import FAILED, NOBODY, START, SUCCEEDED, World, page, said
 
 pytestmark = pytest.mark.anyio

@@ -19,7 +19,8 @@ from msgspec.structs import replace
 
 from service.clock import SystemClock
 from service.errors import LockHeld, SchemaTooNew, StoreUnavailable
-from service.models import Arrival, Begin, DeliveryStatus, EndpointStatus, JobStatus, Source
+from service.facts import Accepted, Arrival, Begin
+from service.states import DeliveryStatus, EndpointStatus, JobStatus, Source
 from service.stores import UnknownDatabase, open_store
 from service.stores.migrations import migrations
 from tests.stores.world import SUCCEEDED, ManualClock, Real, World, a_job, new, open_named, opened, page
@@ -34,9 +35,19 @@ def traced(statements: list[str]) -> Connect:
     """Connections that note every statement which they run."""
 
     def connect(*args: Any, **options: Any) -> sqlite3.Connection:
-        db = sqlite3.connect(*args, **options)
+        db: sqlite3.Connection = sqlite3.connect(*args, **options)
         db.set_trace_callback(statements.append)
         return db
+
+    return connect
+
+
+def kept_in(made: list[sqlite3.Connection]) -> Connect:
+    """Connections that the test can reach, too; the first is the writer's."""
+
+    def connect(*args: Any, **options: Any) -> sqlite3.Connection:
+        made.append(sqlite3.connect(*args, **options))
+        return made[-1]
 
     return connect
 
@@ -48,7 +59,8 @@ def impatient(*args: Any, **options: Any) -> sqlite3.Connection:
         def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
             return super().execute("PRAGMA busy_timeout = 50" if "busy_timeout" in sql else sql, *values)
 
-    return sqlite3.connect(*args, factory=Impatient, **options)
+    db: sqlite3.Connection = sqlite3.connect(*args, factory=Impatient, **options)
+    return db
 
 
 class Disk:
@@ -68,7 +80,8 @@ class Disk:
                     raise error
                 return super().execute(sql, *values)
 
-        return sqlite3.connect(*args, factory=Failing, **options)
+        db: sqlite3.Connection = sqlite3.connect(*args, factory=Failing, **options)
+        return db
 
 
 @contextmanager
@@ -133,15 +146,26 @@ async def test_a_batch_is_one_commit_and_a_call_is_answered_after_it(tmp_path: P
         assert statements[-1] == "COMMIT"
 
 
+async def test_facts_that_meet_in_one_batch_are_told_apart_without_undoing_it(tmp_path: Path) -> None:
+    """The unique indexes would undo the group and rerun it singly: right, and five hundred times dearer."""
+    statements: list[str] = []
+    async with opened("sqlite", tmp_path, connect=traced(statements)) as world:
+        ended, *clashing = [await world.queued() for _ in range(3)]
+        begun = [Arrival(job=job.num, fact=Begin(), source=Source.SUBMIT) for job in (ended, *clashing)]
+        await world.store.apply(begun)
+        taken = Accepted(provider_job_ids=("77",))
+        met = [Arrival(job=job.num, fact=taken, source=Source.SUBMIT) for job in clashing]
+        met += [Arrival(job=ended.num, fact=SUCCEEDED, source=Source.CALLBACK, dedupe_key="d")] * 2
+        statements.clear()
+        verdicts = [applied.verdict for applied in await world.store.apply(met)]
+        assert verdicts == ["applied", "clash", "applied", "duplicate"]
+        assert (statements.count("COMMIT"), statements.count("ROLLBACK")) == (1, 0)
+
+
 async def test_the_file_is_synced_at_every_commit(tmp_path: Path) -> None:
     """FULL, not NORMAL: in WAL mode NORMAL may lose the last commits when the machine's power goes."""
     made: list[sqlite3.Connection] = []
-
-    def connect(*args: Any, **options: Any) -> sqlite3.Connection:
-        made.append(sqlite3.connect(*args, **options))
-        return made[-1]
-
-    async with opened("sqlite", tmp_path, connect=connect):
+    async with opened("sqlite", tmp_path, connect=kept_in(made)):
         (writer, *_) = made
         pragmas = {name: writer.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")}
         assert pragmas == {"journal_mode": "wal", "synchronous": 2}
@@ -150,12 +174,7 @@ async def test_the_file_is_synced_at_every_commit(tmp_path: Path) -> None:
 
 async def test_readers_cannot_write(tmp_path: Path) -> None:
     made: list[sqlite3.Connection] = []
-
-    def connect(*args: Any, **options: Any) -> sqlite3.Connection:
-        made.append(sqlite3.connect(*args, **options))
-        return made[-1]
-
-    async with opened("sqlite", tmp_path, connect=connect) as world:
+    async with opened("sqlite", tmp_path, connect=kept_in(made)) as world:
         await world.store.tenants()
         readers = made[1:]
         assert readers
@@ -206,12 +225,7 @@ async def test_an_endpoints_change_that_was_not_committed_is_not_believed(tmp_pa
 
 async def test_a_disk_that_is_full_refuses_and_goes_on_when_there_is_room_again(tmp_path: Path) -> None:
     made: list[sqlite3.Connection] = []
-
-    def connect(*args: Any, **options: Any) -> sqlite3.Connection:
-        made.append(sqlite3.connect(*args, **options))
-        return made[-1]
-
-    async with opened("sqlite", tmp_path, connect=connect) as world:
+    async with opened("sqlite", tmp_path, connect=kept_in(made)) as world:
         pages = made[0].execute("PRAGMA page_count").fetchone()[0]
         made[0].execute(f"PRAGMA max_page_count = {pages + 20}")
         kept: list[str] = []
@@ -227,12 +241,7 @@ async def test_a_disk_that_is_full_refuses_and_goes_on_when_there_is_room_again(
 
 async def test_a_full_disk_refuses_a_whole_group_and_keeps_none_of_it(tmp_path: Path) -> None:
     made: list[sqlite3.Connection] = []
-
-    def connect(*args: Any, **options: Any) -> sqlite3.Connection:
-        made.append(sqlite3.connect(*args, **options))
-        return made[-1]
-
-    async with opened("sqlite", tmp_path, connect=connect) as world:
+    async with opened("sqlite", tmp_path, connect=kept_in(made)) as world:
         pages = made[0].execute("PRAGMA page_count").fetchone()[0]
         made[0].execute(f"PRAGMA max_page_count = {pages + 10}")
         big = [new(a_job(world.tenant, world.credential), input=b"x" * 9_000) for _ in range(50)]
@@ -336,7 +345,7 @@ async def test_a_database_is_not_made_where_it_is_only_to_be_used(tmp_path: Path
         await open_store(url, plan=Real(), clock=SystemClock(), create=False)
     with pytest.raises(StoreUnavailable):
         await open_store(f"sqlite:///{tmp_path}/no/such/folder.db", plan=Real(), clock=SystemClock())
-    assert list(tmp_path.iterdir()) == []
+    assert not os.listdir(tmp_path)
 
 
 # -- migrations
@@ -406,6 +415,14 @@ async def test_one_process_runs_the_loops_and_the_next_is_told_who(tmp_path: Pat
             await second.queued()  # short transactions beside it are allowed
     async with opened("sqlite", tmp_path) as third:
         third.store.own_loops("tick")
+
+
+async def test_a_lock_that_was_given_back_is_free_for_the_next(tmp_path: Path) -> None:
+    async with opened("sqlite", tmp_path) as first, opened("sqlite", tmp_path) as second:
+        first.store.release_loops()  # without it: nothing
+        for store in (first.store, second.store, first.store):
+            store.own_loops("tick")
+            store.release_loops()
 
 
 async def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:

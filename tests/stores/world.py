@@ -13,37 +13,24 @@ from msgspec.structs import replace
 from service import providers
 from service.clock import Clock
 from service.endpoints import FanOut
+from service.facts import Accepted, Arrival, Begin, Fact, JobError, Output, RawCallback, Update
+from service.ids import new_id
 from service.models import (
-    Accepted,
     Announcement,
     Applied,
-    Arrival,
     AttemptResult,
-    Begin,
-    CallbackVerdict,
     Credential,
     Decision,
-    DeliveryStatus,
     Detail,
     DueDelivery,
     Endpoint,
-    EndpointStatus,
-    ErrorCode,
-    Fact,
     Job,
-    JobError,
-    JobStatus,
     NewJob,
-    Output,
     Part,
-    RawCallback,
-    Source,
     Target,
-    Update,
-    Work,
-    new_id,
 )
 from service.outcomes import announced
+from service.states import CallbackVerdict, DeliveryStatus, EndpointStatus, ErrorCode, JobStatus, Source, Work
 from service.stores import Created, Offer, Page, Plan, Store
 from service.stores.sqlite import open_store as open_sqlite
 from service.transitions import Rules

@@ -69,6 +69,7 @@ CREATE UNIQUE INDEX jobs_idempotency ON jobs (tenant, idempotency_key) WHERE ide
 CREATE INDEX jobs_due ON jobs (work, credential, due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX jobs_overdue ON jobs (deadline_at) WHERE status = 'queued' AND deadline_at IS NOT NULL;
 CREATE INDEX jobs_tenant ON jobs (tenant);
+CREATE INDEX jobs_finished ON jobs (finished_at) WHERE work IS NULL AND finished_at IS NOT NULL;
 
 CREATE TABLE job_details (
     job INTEGER PRIMARY KEY REFERENCES jobs ON DELETE CASCADE,
@@ -108,12 +109,10 @@ CREATE INDEX callbacks_job ON callbacks (job) WHERE job IS NOT NULL;
 CREATE INDEX callbacks_rejected ON callbacks (provider) WHERE job IS NULL;
 
 CREATE TABLE dedupe_keys (
-    credential INTEGER NOT NULL,
-    key TEXT NOT NULL,
     job INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE,
-    PRIMARY KEY (credential, key)
+    key TEXT NOT NULL,
+    PRIMARY KEY (job, key)
 ) WITHOUT ROWID;
-CREATE INDEX dedupe_keys_job ON dedupe_keys (job);
 
 CREATE TABLE endpoints (
     num INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -148,8 +147,7 @@ CREATE TABLE events (
     once TEXT,
     about INTEGER -- the endpoint that is never told, when it is sent again neither
 );
-CREATE UNIQUE INDEX events_once ON events (job, once) WHERE once IS NOT NULL;
-CREATE INDEX events_job ON events (job) WHERE job IS NOT NULL;
+CREATE UNIQUE INDEX events_once ON events (job, once) WHERE job IS NOT NULL; -- a NULL mark is unlike any other
 CREATE INDEX events_tenant ON events (tenant);
 CREATE INDEX events_jobless ON events (created_at) WHERE job IS NULL;
 

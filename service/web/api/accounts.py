@@ -2,7 +2,8 @@
 
 from service.accounts import key_view
 from service.errors import Invalid
-from service.models import Json, Tenant
+from service.models import Tenant
+from service.states import Json
 from service.views import instant, parse_instant
 from service.web.calls import Call
 from service.web.lists import sliced

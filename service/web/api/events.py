@@ -7,7 +7,9 @@ import msgspec
 
 from service.endpoints import EVENT_TYPES
 from service.errors import Conflict, Invalid, Missing
-from service.models import Attempt, Delivery, Event, Json, row_number
+from service.ids import row_number
+from service.models import Attempt, Delivery, Event
+from service.states import Json
 from service.stores import Page
 from service.views import delivery_view, instant
 from service.web.calls import Call

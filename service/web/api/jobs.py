@@ -3,9 +3,12 @@
 import re
 from typing import Any
 
+from service.accepting import Submit
 from service.errors import BadRequest, Conflict, Invalid, Missing
-from service.models import Arrival, CancelAsked, Job, JobStatus, Json, Resolve, Source, new_correlation
-from service.submission import Submit
+from service.facts import Arrival, CancelAsked, Resolve
+from service.ids import new_correlation
+from service.models import Job
+from service.states import JobStatus, Json, Source
 from service.views import instant, job_data, job_view
 from service.web.bodies import raw_input
 from service.web.calls import Call

@@ -4,8 +4,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from service import __version__
 from service.errors import Invalid, Missing
-from service.models import Json, RawCallback
+from service.facts import RawCallback
 from service.providers import Operation, Provider
+from service.states import Json
 from service.views import instant
 from service.web.calls import Call
 from service.web.lists import whole
