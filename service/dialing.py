@@ -16,7 +16,7 @@ from service.addresses import Permits
 from service.errors import EgressDenied, NotSent
 
 DNS_SECONDS = 5.0
-DNS_THREADS = 8
+DNS_THREADS = 32  # names whose servers hang each hold one until libc gives up
 ADDRESSES_TRIED = 6
 
 Resolve = Callable[[str, int], Iterable[str]]

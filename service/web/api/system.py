@@ -3,7 +3,7 @@
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service import __version__
-from service.errors import Invalid, Missing
+from service.errors import Invalid, LockHeld, Missing
 from service.facts import RawCallback
 from service.providers import Operation, Provider
 from service.states import Json
@@ -89,8 +89,11 @@ async def metrics(call: Call) -> Reply:
 
 
 async def tick(call: Call) -> Reply:
-    """One round of every loop, where nothing runs between requests."""
+    """One round of every loop, where nothing runs between requests; nothing to do where loops run already."""
+    elsewhere = {"ran": False, "steps": 0, "finished": True}
     if call.context.loops.alive:
-        return json_reply({"ran": False, "steps": 0, "finished": True})
-    ticked = await call.context.loops.tick(call.body.budget_seconds)
-    return json_reply({"ran": True, **ticked})
+        return json_reply(elsewhere)
+    try:
+        return json_reply({"ran": True, **await call.context.loops.tick(call.body.budget_seconds)})
+    except LockHeld:
+        return json_reply(elsewhere)
