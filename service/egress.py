@@ -27,6 +27,8 @@ CONNECT_SECONDS = 5.0  # TCP and TLS together, for each address that is tried
 REACH_SECONDS = 15.0  # a free connection, DNS, and all the addresses that are tried
 IDLE_SECONDS = 30.0  # within this a change of policy takes effect on pooled connections
 WRITE_BYTES = 64 * 1024
+JUDGED_SECONDS = 5.0  # within this a change of this host's own addresses takes effect on URLs
+KEPT_URLS = 4096
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -69,6 +71,7 @@ class Egress:
         self._connections = connections
         self._tls: ssl.SSLContext | bool = tls or True
         self._guards: dict[_Lane, Guard] = {}
+        self._kept: dict[tuple[str, bool, bool], tuple[float, _Lane, URL]] = {}
 
     async def send(
         self,
@@ -90,7 +93,7 @@ class Egress:
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
-        lane, url = self._admit(request.url, trusted=trusted, fresh=fresh)
+        lane, url = self._admitted(request.url, trusted, fresh, began)
         guard = self._guards.get(lane) or self._open(lane)
         exchange = _Exchange(guard, before_first_byte, may_repeat=not fresh and request.method in ("GET", "HEAD"))
         try:
@@ -110,6 +113,16 @@ class Egress:
             await guard.session.close()
         for lookups in self._lookups.values():
             lookups.close()
+
+    def _admitted(self, text: str, trusted: bool, fresh: bool, now: float) -> tuple["_Lane", URL]:
+        """`_admit`, asked anew after a while: addresses are judged again at the socket in any case."""
+        key = (text, trusted, fresh)
+        kept = self._kept.get(key)
+        if kept is None or now - kept[0] > JUDGED_SECONDS:
+            if len(self._kept) >= KEPT_URLS:
+                self._kept.clear()
+            kept = self._kept[key] = (now, *self._admit(text, trusted=trusted, fresh=fresh))
+        return kept[1], kept[2]
 
     def _admit(self, text: str, *, trusted: bool, fresh: bool) -> tuple["_Lane", URL]:
         try:
