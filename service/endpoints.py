@@ -41,8 +41,10 @@ def wants(endpoint: Endpoint, said: Announcement) -> bool:
     """Whether the endpoint's types and filter take this event."""
     if said.about_endpoint == endpoint.num:
         return False
-    if not endpoint.event_types:
-        named = said.type != "job.progress"
+    if said.type == "job.progress":  # frequent: it goes only where it is named itself
+        named = said.type in endpoint.event_types
+    elif not endpoint.event_types:
+        named = True
     else:
         named = any(said.type == t or (t.endswith(".*") and said.type.startswith(t[:-1])) for t in endpoint.event_types)
     return named and all(_same(_value(said.data, path), value) for path, value in endpoint.filter.items())

@@ -106,10 +106,6 @@ class Begin(Record, frozen=True, kw_only=True):
     told: str | None = None
 
 
-class Recover(Record, frozen=True, kw_only=True):
-    """The process that was submitting is gone, or lost its lease."""
-
-
 class CancelAsked(Record, frozen=True, kw_only=True):
     supported: bool
 
@@ -139,7 +135,7 @@ class Clash(Record, frozen=True, kw_only=True):
 
 Fact = (
     Update | Accepted | Done | Refused | NotNow | NotFound | Unknown
-    | Begin | Recover | CancelAsked | DeadlinePassed | Resolve | Hint | Clash
+    | Begin | CancelAsked | DeadlinePassed | Resolve | Hint | Clash
 )  # fmt: skip
 
 

@@ -240,8 +240,9 @@ def test_an_endpoint_gets_the_types_that_it_names_and_no_others(kind):
 
 @pytest.mark.parametrize("kind", EVENT_TYPES)
 @pytest.mark.parametrize("group", ["job", "endpoint", "delivery", "credential"])
-def test_a_group_takes_every_type_that_begins_with_its_name(group, kind):
-    assert goes(an_announcement(kind), event_types=(f"{group}.*",)) == (kind.split(".")[0] == group)
+def test_a_group_takes_every_type_that_begins_with_its_name_but_progress(group, kind):
+    fits = kind.split(".")[0] == group and kind != "job.progress"
+    assert goes(an_announcement(kind), event_types=(f"{group}.*",)) == fits
 
 
 def test_a_group_is_a_whole_word():

@@ -138,7 +138,7 @@ class World:
         other = (await self.store.create_tenant("other", b"")).num
         wanted: dict[str, dict[str, Any]] = {
             "all": {},
-            "group": {"event_types": ("job.*",)},
+            "group": {"event_types": ("job.*", "job.progress")},
             "red": {"event_types": ("job.progress", "job.succeeded"), "filter": {"metadata.team": "red"}},
             "paused": {"status": EndpointStatus.PAUSED},
             "dotted": {"filter": {"metadata.a.b": "x"}},

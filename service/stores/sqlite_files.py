@@ -9,6 +9,7 @@ import os
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ Connect = Callable[..., sqlite3.Connection]
 
 READERS = 2
 BUSY_MS = 5_000  # how long another process (keys create, doctor) may hold the write lock
+WAL_TRIES = 50
 WAL_PAGES = 4_000  # checkpoint at about 16 MB
 UNAVAILABLE = {
     sqlite3.SQLITE_FULL,
@@ -109,13 +111,25 @@ class Files:
     def _open(self) -> None:
         with translated():
             self.db = db = self._dial()
-            db.execute("PRAGMA journal_mode = WAL")
+            self._use_wal(db)
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA foreign_keys = ON")
             db.execute("PRAGMA cache_size = -64000")
             db.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
             self._transaction(self._migrate)
             self.nonce = int(db.execute("SELECT value FROM meta WHERE key = 'nonce'").fetchone()[0])
+
+    @staticmethod
+    def _use_wal(db: sqlite3.Connection) -> None:
+        """Several processes may be opening a new file at once, and for this change SQLite does not wait by itself."""
+        for last in (False,) * WAL_TRIES + (True,):
+            try:
+                db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError:
+                if last:
+                    raise
+                time.sleep(BUSY_MS / 1000 / WAL_TRIES)
 
     def _dial(self) -> sqlite3.Connection:
         db = self._connect(self._path, isolation_level=None, check_same_thread=False, cached_statements=256)
