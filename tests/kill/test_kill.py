@@ -234,7 +234,8 @@ async def test_killed_at_every_step_nothing_is_lost_and_nothing_charged_twice(wo
     chance = random.Random(11)
     await world.start("none", 1)
     endpoint = {"url": f"{world.subscriber}/events", "event_types": ["job.*"]}
-    await world.ask("POST", f"{world.url}/v1/endpoints", json=endpoint)
+    made = await world.ask("POST", f"{world.url}/v1/endpoints", json=endpoint)
+    await world.ask("PUT", f"{world.subscriber}/_behaviour", json={"secrets": [made["secret"]]})
     assert world.service is not None
     world.service.kill()
     await world.service.wait()
@@ -297,6 +298,7 @@ async def check(world: World, jobs: list[dict[str, Any]], deliveries: list[dict[
     shown = collections.Counter(d["event"] for d in deliveries)
     assert shown == {event["id"]: 1 for event in events}
     assert {d["event"] for d in deliveries if d["status"] == "delivered"} <= taken
+    assert all(row["verified"] for row in received)
     bodies = collections.defaultdict(set)
     for row in received:
         bodies[row["webhook_id"]].add(row["sha256"])
