@@ -121,6 +121,9 @@ class Accounts:
         if unknown or not scopes:
             named = f"There is no scope {unknown[0]!r}" if unknown else "A key needs a scope"
             raise Invalid(f"{named}; there are: {', '.join(SCOPES)}.", param="scopes")
+        if "admin" in scopes and tenant.name != DEFAULT_TENANT:
+            text = "An admin key acts in every tenant: make it without `tenant`, or give this one other scopes."
+            raise Invalid(text, param="scopes")
         made, now = crypto.new_api_key(), self._clock.now()
         key = ApiKey(
             num=0,
@@ -236,10 +239,7 @@ class Accounts:
         if given.api_key is not None and (default is None or default.num == tenant):
             secret = given.callback_secret.reveal() if given.callback_secret else None
             return "environment", CredentialSecrets(
-                api_key=given.api_key.reveal(),
-                base_url=base_url,
-                callback_secret=secret,
-                callback_id=given.callback_id,
+                api_key=given.api_key.reveal(), base_url=base_url, callback_secret=secret, callback_id=given.callback_id
             )
         if self._settings.sandbox_url is None:
             return None
@@ -247,7 +247,8 @@ class Accounts:
             api_key=SANDBOX_KEY,
             base_url=given.base_url or f"{self._settings.sandbox_url}/{provider}",
             callback_secret=SANDBOX_SECRET,
-            callback_id=SANDBOX_CALLBACK_ID,
+            # The sandbox calls one URL, which is the default tenant's: the others are polled.
+            callback_id=SANDBOX_CALLBACK_ID if default is None or default.num == tenant else None,
         )
 
     def _keep(self, credential: Credential) -> None:

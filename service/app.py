@@ -84,10 +84,7 @@ async def build(
     vault = load_vault(settings)
     sealed, known = Sealed(vault), {name: providers.load(name) for name in providers.names()}
     lanes = Lanes(
-        per_lane=settings.endpoint_concurrency,
-        total=settings.delivery_concurrency,
-        clock=clock,
-        sending=role != "api",
+        per_lane=settings.endpoint_concurrency, total=settings.delivery_concurrency, clock=clock, sending=role != "api"
     )
     sandboxed: set[int] = set()
     rules = Rules(operation_of=partial(_operation_of, known, sandboxed), random=random, correlate=new_correlation)
@@ -157,10 +154,7 @@ class _Parts:
         self.endpoints = Endpoints(store=self.store, sealed=self.sealed, policy=self.policy, clock=self.clock)
         self.delivery = self._delivery()
         self.transitions = Transitions(
-            store=self.store,
-            hand_over=self.delivery.hand_over,
-            tell=self.waiting.tell,
-            count=self.metrics.fact,
+            store=self.store, hand_over=self.delivery.hand_over, tell=self.waiting.tell, count=self.metrics.fact
         )
         looping: dict[str, Any] = {
             "store": self.store,

@@ -46,9 +46,7 @@ class Polling:
         self._store, self._transitions, self._conversations = store, transitions, conversations
         self._accounts, self._providers, self._settings, self._clock = accounts, providers, settings, clock
         self.flying = InFlight(
-            per_key=settings.credential_concurrency,
-            total=settings.delivery_concurrency,
-            group_of=accounts.provider_of,
+            per_key=settings.credential_concurrency, total=settings.delivery_concurrency, group_of=accounts.provider_of
         )
         self.wake = asyncio.Event()
 

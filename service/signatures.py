@@ -126,12 +126,7 @@ def signed_headers(keys: Sequence[bytes | Key], *, event_id: str, timestamp: int
 
 
 def verify(
-    keys: Sequence[bytes | Key],
-    headers: Mapping[str, str],
-    body: bytes,
-    *,
-    now: int,
-    tolerance: int = TOLERANCE_S,
+    keys: Sequence[bytes | Key], headers: Mapping[str, str], body: bytes, *, now: int, tolerance: int = TOLERANCE_S
 ) -> Verified:
     """What a request proves, if any of its signatures is by any of the keys. `now` and `tolerance` are in seconds.
 

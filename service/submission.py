@@ -52,9 +52,7 @@ class Submission:
         self._store, self._transitions, self._conversations = store, transitions, conversations
         self._accounts, self._providers, self._settings, self._clock = accounts, providers, settings, clock
         self.flying = InFlight(
-            per_key=settings.credential_concurrency,
-            total=settings.delivery_concurrency,
-            group_of=accounts.provider_of,
+            per_key=settings.credential_concurrency, total=settings.delivery_concurrency, group_of=accounts.provider_of
         )
         self.wake = asyncio.Event()
         self._overdue_at = 0.0
@@ -146,7 +144,7 @@ class Submission:
     def _callback_for(self, credential: Credential, operation: Operation) -> str | None:
         """The id under which the provider knows our URL; None where it is polled instead."""
         given = self._settings.providers.get(credential.provider)
-        if not operation.callback or (given is not None and given.poll):
+        if not operation.callback or credential.callback_secret is None or (given is not None and given.poll):
             return None
         provider_is_here = _is_here(credential.base_url)
         if self._settings.public_is_loopback and not provider_is_here:

@@ -13,11 +13,19 @@ class Waiting:
     def __init__(self, store: Store):
         self._store = store
         self._waiters: dict[int, set[asyncio.Event]] = {}
+        self.released = False
 
     def tell(self, job: Job) -> None:
         """A job changed on this node."""
         for event in self._waiters.get(job.num, ()):
             event.set()
+
+    def release(self) -> None:
+        """The service stops: whoever waits is answered with the job as it is."""
+        self.released = True
+        for events in self._waiters.values():
+            for event in events:
+                event.set()
 
     async def until_terminal(self, job: Job, seconds: float) -> Job:
         """The job once it is terminal, or as it is after that many seconds."""
@@ -25,7 +33,7 @@ class Waiting:
         event = asyncio.Event()
         self._waiters.setdefault(job.num, set()).add(event)
         try:
-            while not job.terminal and (left := ends - asyncio.get_running_loop().time()) > 0:
+            while not job.terminal and not self.released and (left := ends - asyncio.get_running_loop().time()) > 0:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(event.wait(), min(left, LOOK_EVERY_S))
                 event.clear()

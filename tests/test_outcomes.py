@@ -173,8 +173,7 @@ def test_costs_add_up_as_decimals(amounts, total):
 
 
 @pytest.mark.parametrize(
-    ("quoted", "reported", "kept"),
-    [(None, None, None), ("4", None, "4"), (None, "5", "5"), ("4", "5", "5")],
+    ("quoted", "reported", "kept"), [(None, None, None), ("4", None, "4"), (None, "5", "5"), ("4", "5", "5")]
 )
 def test_a_cost_is_counted_once(quoted, reported, kept):
     cost = settled_cost(a_cost(quoted, "quoted") if quoted else None, a_cost(reported) if reported else None)

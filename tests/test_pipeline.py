@@ -272,3 +272,16 @@ async def accepted(service: Service, callback_url: str, secret: str) -> Any:
     )
     job, _ = await service.context.accepting.accept(who, asked)
     return job
+
+
+async def test_who_waits_for_a_job_is_answered_when_the_service_stops(tmp_path: Path) -> None:
+    async with serving(tmp_path, CALLSHEET_SANDBOX_URL="http://127.0.0.1:9") as service:
+        job = await accepted(
+            service, "https://hooks.example.com/never", "whsec_" + "Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5"
+        )
+        waiting = asyncio.create_task(service.context.waiting.until_terminal(job, 60))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        service.context.waiting.release()
+        async with asyncio.timeout(5):
+            assert not (await waiting).terminal

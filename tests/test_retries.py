@@ -197,8 +197,7 @@ def test_a_herd_spreads_over_a_fifth_of_the_step():
 
 
 @pytest.mark.parametrize(
-    ("n", "step"),
-    [(0, 1), (1, 2), (2, 4), (3, 8), (5, 32), (6, 60), (7, 60), (2000, 60), (10**6, 60)],
+    ("n", "step"), [(0, 1), (1, 2), (2, 4), (3, 8), (5, 32), (6, 60), (7, 60), (2000, 60), (10**6, 60)]
 )
 @pytest.mark.parametrize(("random", "factor"), [(lowest, 1.0), (highest, 1.2)])
 def test_backoff_grows_to_its_cap(n, step, random, factor):

@@ -449,10 +449,7 @@ def test_given_master_keys_are_used_and_no_file_is_made(tmp_path):
 
 @pytest.mark.parametrize(
     "environ",
-    [
-        {"CALLSHEET_DATABASE_URL": "postgresql://db/callsheet"},
-        {"CALLSHEET_PUBLIC_URL": "https://callsheet.example"},
-    ],
+    [{"CALLSHEET_DATABASE_URL": "postgresql://db/callsheet"}, {"CALLSHEET_PUBLIC_URL": "https://callsheet.example"}],
 )
 def test_elsewhere_master_keys_are_required(environ):
     with pytest.raises(SettingsError, match=r"CALLSHEET_MASTER_KEYS is required .*callsheet init"):

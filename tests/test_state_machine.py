@@ -223,12 +223,7 @@ submits = st.builds(
 )
 polls = st.builds(
     Said,
-    fact=st.one_of(
-        updates,
-        updates,
-        st.just(NotFound(reason="404")),
-        st.just(NotNow(reason="busy", after_s=9.0)),
-    ),
+    fact=st.one_of(updates, updates, st.just(NotFound(reason="404")), st.just(NotNow(reason="busy", after_s=9.0))),
     source=st.just(Source.POLL),
     named=ids,
     lease=leases,
@@ -250,10 +245,7 @@ resolves = st.one_of(
 )
 clients = st.builds(
     Said,
-    fact=st.one_of(
-        st.builds(CancelAsked, supported=st.booleans()),
-        resolves,
-    ),
+    fact=st.one_of(st.builds(CancelAsked, supported=st.booleans()), resolves),
     source=st.just(Source.CLIENT),
     who=whos,
 )

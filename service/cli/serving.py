@@ -6,7 +6,7 @@ import gc
 import resource
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import uvicorn
 import uvloop
@@ -58,12 +58,7 @@ def run_serve(
 
 
 async def _serve(
-    settings: Settings,
-    role: str,
-    listener: socket.socket,
-    url: str,
-    ssl_certfile: str | None,
-    ssl_keyfile: str | None,
+    settings: Settings, role: str, listener: socket.socket, url: str, ssl_certfile: str | None, ssl_keyfile: str | None
 ) -> None:
     try:
         service = await build(settings, role=role)
@@ -86,7 +81,7 @@ async def _serve(
         ssl_keyfile=ssl_keyfile,
     )
     said = [f"callsheet listening on {url}", *await facts(service.context, url)]
-    await _Server(config, said).serve(sockets=[listener])
+    await _Server(config, said, service.context.waiting.release).serve(sockets=[listener])
 
 
 def _web(service: Service, role: str) -> Starlette:
@@ -108,15 +103,20 @@ def _web(service: Service, role: str) -> Starlette:
 class _Server(uvicorn.Server):
     """Says where it listens, and ends a signalled stop with exit code 0."""
 
-    def __init__(self, config: uvicorn.Config, said: Sequence[str]):
+    def __init__(self, config: uvicorn.Config, said: Sequence[str], release: Callable[[], None]):
         super().__init__(config)
-        self._said = said
+        self._said, self._release = said, release
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Take requests, then say so; the first line is for programs."""
         await super().startup(sockets=sockets)
         if self.started:
             print(*self._said, sep="\n", flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer those who wait for a job before the open requests are given their last seconds."""
+        self._release()
+        await super().shutdown(sockets=sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -50,11 +50,7 @@ LARGEST_NUMBER = 10**9  # of seconds or credits; NaN and infinity fail the compa
 
 # No proof of anything about this request, whatever the body says (DESIGN section 3.1).
 AMBIGUOUS = frozenset({408, 409, 425})
-REFUSALS = {
-    400: ErrorCode.INVALID_INPUT,
-    401: ErrorCode.AUTHENTICATION,
-    402: ErrorCode.OUT_OF_CREDIT,
-}
+REFUSALS = {400: ErrorCode.INVALID_INPUT, 401: ErrorCode.AUTHENTICATION, 402: ErrorCode.OUT_OF_CREDIT}
 NOT_READ = {401: "authentication", 403: "authentication", 429: "rate_limited"}
 SUBMIT_FIELDS = frozenset({"success", "job_id", "cost_credits"})  # already in our own words
 STATUS_FIELDS = frozenset({"id", "status"})
@@ -174,7 +170,7 @@ def _not_accepted(call: Call, reply: Reply, said: Json) -> SubmitVerdict:
         return NotNow(reason="rate_limited", after_s=_wait_s(reply, said))
     if reply.status != 500:
         return Refused(error=error)
-    if call.options.get("retry_500") == "0":
+    if call.options.get("retry_500", "1").lower() not in ("1", "true", "yes", "on"):
         return Unknown(reason="HTTP 500, which this installation does not repeat")
     return NotNow(reason="provider_error", at_most=MAX_500_REPEATS, error=error)
 
@@ -241,9 +237,7 @@ def _update(word: str, said: Json) -> Update:
         return Update(status=JobStatus.SUCCEEDED, outputs=(video,), provider_status=word, provider_data=said)
     # Any other word, and `ready` before there is a URL, is not an end: the job's deadline bounds it.
     return Update(
-        status=JobStatus.PROCESSING,
-        provider_status=word[:MAX_QUOTED_CHARS],
-        provider_data=_beyond(said, STATUS_FIELDS),
+        status=JobStatus.PROCESSING, provider_status=word[:MAX_QUOTED_CHARS], provider_data=_beyond(said, STATUS_FIELDS)
     )
 
 

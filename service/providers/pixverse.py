@@ -46,10 +46,7 @@ from service.states import ErrorCode, JobStatus, Json, Record
 
 API = "/openapi/v2"
 # By the operation's output: the field that carries a new id, and where its result is asked for.
-RESULTS = {
-    "video": ("video_id", f"{API}/video/result/"),
-    "image": ("image_id", f"{API}/image/result/"),
-}
+RESULTS = {"video": ("video_id", f"{API}/video/result/"), "image": ("image_id", f"{API}/image/result/")}
 
 # No proof of anything about this request, whatever the body says (DESIGN section 3.1).
 AMBIGUOUS = frozenset({408, 409, 425})

@@ -36,13 +36,7 @@ class AnnouncingServer(uvicorn.Server):
 
 
 def serve(
-    app: ASGIApp,
-    *,
-    name: str,
-    host: str,
-    port: int,
-    ssl_certfile: str | None = None,
-    ssl_keyfile: str | None = None,
+    app: ASGIApp, *, name: str, host: str, port: int, ssl_certfile: str | None = None, ssl_keyfile: str | None = None
 ) -> None:
     """Serve until a signal; port 0 takes a free one."""
     config = uvicorn.Config(

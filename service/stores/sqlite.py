@@ -14,13 +14,7 @@ from service.ids import new_token
 from service.models import Applied, DueDelivery, Job, NewJob
 from service.states import Json, Work
 from service.stores import Created, Plan, Room
-from service.stores.plain import (
-    JOB_COLUMNS,
-    MUTABLE_COLUMNS,
-    changed_values,
-    job_values,
-    without_content,
-)
+from service.stores.plain import JOB_COLUMNS, MUTABLE_COLUMNS, changed_values, job_values, without_content
 from service.stores.planning import Loaded, Planner, WriteSet, ids_to_bind
 from service.stores.sqlite_deliveries import DeliveryVerbs
 from service.stores.sqlite_files import Connect, Files

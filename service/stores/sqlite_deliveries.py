@@ -26,6 +26,7 @@ DUE_DELIVERIES = (
 RESEND = (
     "UPDATE deliveries SET status = 0, due_at = ?, lease = NULL, spent = attempts, finished_at = NULL"
     " WHERE num = ? AND lease IS NULL"
+    " AND NOT EXISTS (SELECT 1 FROM endpoints p WHERE p.num = deliveries.endpoint AND p.deleted = 1)"
 )
 NEXT_HELD = (
     "SELECT x.endpoint, p.status, p.deleted FROM deliveries x JOIN endpoints p ON p.num = x.endpoint"

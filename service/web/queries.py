@@ -135,12 +135,7 @@ LIMIT = Query(
     schema={"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
     read=_limit,
 )
-CURSOR = Query(
-    name="cursor",
-    summary="`next_cursor` of the page before",
-    schema={"type": "string"},
-    read=_cursor,
-)
+CURSOR = Query(name="cursor", summary="`next_cursor` of the page before", schema={"type": "string"}, read=_cursor)
 METADATA = Query(
     name="metadata",
     summary="`metadata[key]=value`: only jobs that carry it; several must all fit",

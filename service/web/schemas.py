@@ -41,8 +41,7 @@ class CreateJob(Body):
     provider: Annotated[str, Meta(description="See GET /v1/providers.")]
     operation: Annotated[str, Meta(description="See GET /v1/providers/{provider}/operations.")]
     input: Annotated[
-        dict[str, Any] | None,
-        Meta(description="An object: the operation's input, in the provider's own field names."),
+        dict[str, Any] | None, Meta(description="An object: the operation's input, in the provider's own field names.")
     ] = None
     provider_job_id: Annotated[
         ProviderJobId | None,
@@ -136,8 +135,7 @@ class CreateKey(Body):
 
 class CreateTenant(Body):
     name: Annotated[
-        str,
-        Meta(pattern=TENANT_NAME, description="1 to 63 of a-z, 0-9, - and _, beginning with a letter or digit."),
+        str, Meta(pattern=TENANT_NAME, description="1 to 63 of a-z, 0-9, - and _, beginning with a letter or digit.")
     ]
 
 

@@ -382,10 +382,7 @@ async def test_a_new_endpoint_gets_the_next_event_and_a_deleted_one_does_not(wor
     second = await world.endpoint()
     await world.tell(job, SUCCEEDED)
     found = await world.store.deliveries(world.tenant, page(), {})
-    assert [(d.event_type, d.endpoint_id) for d in found] == [
-        ("job.late_result", second.id),
-        ("job.failed", first.id),
-    ]
+    assert [(d.event_type, d.endpoint_id) for d in found] == [("job.late_result", second.id), ("job.failed", first.id)]
 
 
 async def test_what_a_paused_or_disabled_endpoint_is_owed_is_held(world: World) -> None:

@@ -77,7 +77,7 @@ async def _frames(call: Call, after: int) -> AsyncIterator[bytes]:
     ends = clock.monotonic() + call.query.get("seconds", STREAM_S)
     ping_at = clock.monotonic() + STREAM_PING_S
     yield b": the stream begins\n\n"
-    while clock.monotonic() < ends:
+    while clock.monotonic() < ends and not call.context.waiting.released:
         events = await store.events_after(call.tenant, after, STREAM_BATCH)
         for event in events:
             after = event.num
