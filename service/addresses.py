@@ -1,6 +1,6 @@
 """Which addresses, URLs and headers may leave: rules on values, without a connection.
 
-Addresses are judged where they are dialled (`egress.py`). The text rules refuse early, and make one parser decide.
+Addresses are judged where they are dialled (`dialing.py`). The text rules refuse early, and make one parser decide.
 """
 
 import re
@@ -120,8 +120,7 @@ def _read_host(text: str) -> tuple[str, IPAddress | None]:
 def _ascii_host(text: str) -> str:
     if text.isascii():
         return text
-    # Full-width digits and circled letters turn into other hosts in lenient parsers, and so do the ideographic
-    # stops, of which NFKC leaves one as it is.
+    # Lenient parsers turn full-width digits, circled letters and ideographic stops (NFKC leaves one) into other hosts.
     if "\u3002" in text or unicodedata.normalize("NFKC", text) != text:
         raise UrlRefused("url_host", "Write the host in its plain form (xn--...).")
     try:
@@ -157,10 +156,11 @@ def is_loopback_name(host: str) -> bool:
 def is_our_own(host: str, port: int, policy: Policy) -> bool:
     """Whether (host, port) is our public URL; of a loopback one every loopback spelling counts."""
     ours = [name for name, its_port in policy.forbidden if its_port == port]
-    return host in ours or (any(map(_is_loopback, ours)) and _is_loopback(host))
+    return host in ours or (any(map(is_loopback_host, ours)) and is_loopback_host(host))
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback_host(host: str) -> bool:
+    """Whether a host, as a name or as an address in any spelling, is this machine."""
     ip = parse_address(host)
     return is_loopback_name(host) if ip is None else ip.is_unspecified or unmapped(ip).is_loopback
 

@@ -164,6 +164,4 @@ class Submission:
 
 def _is_here(base_url: str) -> bool:
     """Whether the provider is on this machine, as a sandbox is: then it reaches a public URL on loopback."""
-    host = urlsplit(base_url).hostname or ""
-    ip = addresses.parse_address(host)
-    return addresses.is_loopback_name(host) if ip is None else ip.is_loopback
+    return addresses.is_loopback_host(urlsplit(base_url).hostname or "")

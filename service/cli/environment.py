@@ -20,8 +20,6 @@ def read_settings() -> "Settings":
 
 def is_here(url: str) -> bool:
     """Whether the URL's host is this machine's loopback."""
-    from service.addresses import is_loopback_name, parse_address
+    from service.addresses import is_loopback_host
 
-    host = urlsplit(url).hostname or ""
-    address = parse_address(host)
-    return is_loopback_name(host) if address is None else address.is_loopback
+    return is_loopback_host(urlsplit(url).hostname or "")

@@ -26,10 +26,6 @@ def json_reply(data: Any, status: int = 200, headers: Headers = ()) -> Reply:
     return Reply(status=status, body=msgspec.json.encode(data), headers=headers)
 
 
-def text_reply(text: str, content_type: str, headers: Headers = ()) -> Reply:
-    return Reply(status=200, body=text.encode(), content_type=f"{content_type}; charset=utf-8", headers=headers)
-
-
 NO_CONTENT = Reply(status=204)
 
 
