@@ -15,6 +15,7 @@ class Output(Record, frozen=True, kw_only=True):
     height: int | None = None
     duration_s: float | None = None
     expires_at: int | None = None
+    needs_key: bool = False  # only the provider's key opens `url`
 
 
 class JobError(Record, frozen=True, kw_only=True):
@@ -61,19 +62,26 @@ class Done(Record, frozen=True, kw_only=True):
 
 
 class Refused(Record, frozen=True, kw_only=True):
-    """Certainly not accepted, and repeating it would not help."""
+    """Certainly not accepted, and repeating it would not help.
+
+    `pauses`: the credential itself is refused (401, or its balance is out; never a tier or a permission), so that
+    every other submit would fail like this one.
+    """
 
     error: JobError
+    pauses: bool = False
 
 
 class NotNow(Record, frozen=True, kw_only=True):
     """Certainly not accepted or not answered; try again.
 
     `at_most`: how many repeats the provider's documents allow for this answer; None is no limit.
+    `whole`: it holds for the whole credential (429, a full queue), so that the others behind this one wait, too.
     """
 
     reason: str
     after_s: float | None = None
+    whole: bool = False
     at_most: int | None = None
     error: JobError | None = None  # what it fails with once `at_most` is used up
 
@@ -104,10 +112,17 @@ class Begin(Record, frozen=True, kw_only=True):
 
     called_back: bool = False
     told: str | None = None
+    keep: Json | None = None  # what a repeat needs of the steps before the POST
 
 
 class CancelAsked(Record, frozen=True, kw_only=True):
     supported: bool
+
+
+class CancelSent(Record, frozen=True, kw_only=True):
+    """The provider was asked to cancel; what comes of it, it says like any other end."""
+
+    told: str | None = None  # for the timeline: its answer
 
 
 class DeadlinePassed(Record, frozen=True, kw_only=True):
@@ -123,7 +138,12 @@ class Resolve(Record, frozen=True, kw_only=True):
 
 
 class Hint(Record, frozen=True, kw_only=True):
-    """Somebody, unproven, says that something changed: look at once."""
+    """Somebody, unproven, says that something changed: look at once.
+
+    `claims`: an id that the job is said to have at the provider; read with our own key before it is believed.
+    """
+
+    claims: str | None = None
 
 
 class Clash(Record, frozen=True, kw_only=True):
@@ -135,7 +155,7 @@ class Clash(Record, frozen=True, kw_only=True):
 
 Fact = (
     Update | Accepted | Done | Refused | NotNow | NotFound | Unknown
-    | Begin | CancelAsked | DeadlinePassed | Resolve | Hint | Clash
+    | Begin | CancelAsked | CancelSent | DeadlinePassed | Resolve | Hint | Clash
 )  # fmt: skip
 
 

@@ -31,6 +31,10 @@ class Detail(Record, frozen=True, kw_only=True):
     called_back: bool = False  # the provider was given a URL or an id to call
     progress_at: int | None = None  # when the last job.progress was published
     retries: int = 0  # consecutive answers that the provider's documents limit
+    kept: Json | None = None  # what a repeat of the POST needs of the steps before it
+    claimed: str | None = None  # an id that somebody unproven says this job has; read back before it is believed
+    cancel_sent_at: int | None = None
+    passthrough: bool = False  # submitted by the provider's own API, with the caller's bytes
 
 
 class Job(Record, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from service.facts import Arrival, CancelAsked, Done, JobError, NotFound, NotNow, Update
+from service.facts import Arrival, CancelAsked, CancelSent, Done, Hint, JobError, NotFound, NotNow, Update
 from service.models import Decision, Job, Note, Part
 from service.outcomes import (
     announced,
@@ -123,7 +123,25 @@ class FollowRules(SubmitRules):
             return Decision(verdict="applied", job=touched(replace(job, due_at=soon), now))
         return Decision(verdict="ignored", reason="a read is under way or due")
 
+    def claim(self, job: Job, arrival: Arrival, now: int) -> Decision:
+        """Somebody unproven names this job's id at the provider: it is read with our own key before it is believed."""
+        fact = arrival.fact
+        assert isinstance(fact, Hint)  # noqa: S101 - the table
+        if fact.claims is None:
+            return self.hint(job, arrival, now)
+        moved = replace(job, detail=replace(job.detail, claimed=fact.claims))
+        if job.lease is None:  # a settling under way ends first, and finds it at its next turn
+            moved = replace(moved, work=Work.SETTLE, due_at=now)
+        return Decision(verdict="applied", job=touched(moved, now))
+
     # -- ending from our side
+
+    def cancel_sent(self, job: Job, arrival: Arrival, now: int) -> Decision:
+        fact = arrival.fact
+        assert isinstance(fact, CancelSent)  # noqa: S101 - the table
+        note = Note(kind="update", at=now, data={"source": arrival.source, "cancel": "sent", "note": fact.told})
+        moved = replace(job, detail=replace(job.detail, cancel_sent_at=now))
+        return Decision(verdict="applied", job=touched(moved, now), notes=(note,))
 
     def ask_cancel(self, job: Job, arrival: Arrival, now: int) -> Decision:
         fact = arrival.fact

@@ -11,6 +11,7 @@ from service.facts import (
     Arrival,
     Begin,
     CancelAsked,
+    CancelSent,
     Clash,
     DeadlinePassed,
     Done,
@@ -71,8 +72,9 @@ TABLE: Mapping[type, Mapping[JobStatus, Rule]] = {
     NotFound:       _row(ignore,           R.lose,           ignore,           R.missing,        R.stop_reading),
     Clash:          _row(ignore,           R.clash,          R.clash,          ignore,           ignore),
     Update:         _row(R.update_queued,  R.update,         R.update,         R.update,         R.update_late),
-    Hint:           _row(ignore,           R.hint,           ignore,           R.hint,           ignore),
+    Hint:           _row(ignore,           R.claim,          R.claim,          R.hint,           ignore),
     CancelAsked:    _row(R.cancel_queued,  R.ask_cancel,     R.ask_cancel,     R.ask_cancel,     ignore),
+    CancelSent:     _row(ignore,           ignore,           ignore,           R.cancel_sent,    ignore),
     DeadlinePassed: _row(R.expire,         ignore,           ignore,           R.expire,         ignore),
     Resolve:        _row(ignore,           ignore,           R.resolve,        ignore,           ignore),
 }

@@ -10,6 +10,7 @@ from service.facts import (
     Accepted,
     Begin,
     CancelAsked,
+    CancelSent,
     Clash,
     DeadlinePassed,
     Done,
@@ -141,6 +142,11 @@ ROWS: dict[str, tuple[Fact, tuple[str, ...]]] = {
     ),
     "failed": (an_update("failed"), (NO, FAILS, FAILS, FAILS, NO, SAME, NO)),
     "canceled": (an_update("canceled"), (NO, STOPS, STOPS, STOPS, NO, NO, SAME)),
+    "hint that names an id": (
+        Hint(claims="p9"),
+        (NO, "applied submitting", "applied unknown", "applied processing", NO, NO, NO),
+    ),
+    "cancel that was sent": (CancelSent(), (NO, NO, NO, "applied processing", NO, NO, NO)),
     "hint": (Hint(), (NO, "applied submitting", NO, "applied processing", NO, NO, NO)),
     "cancel": (
         CancelAsked(supported=True),

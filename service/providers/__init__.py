@@ -5,20 +5,28 @@ A provider translates and does no I/O. Each outgoing verb is a generator: it yie
 """
 
 import importlib
-import json
 import pkgutil
-import re
 from collections.abc import Generator, Mapping, Sequence
-from functools import cached_property
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import fastjsonschema
-import msgspec
-
-from service.errors import CallsheetError, Invalid
-from service.facts import LookupVerdict, StatusVerdict, SubmitVerdict, Update
+from service.errors import BadRequest, CallsheetError, Invalid, SignatureRefused
+from service.facts import Cost, LookupVerdict, NotFound, NotNow, Output, StatusVerdict, SubmitVerdict, Update
+from service.providers._operations import FileRule, FileUse, Operation, PollProfile, operation_table, put
+from service.providers._reading import read_json, read_object
 from service.states import Json, Record
+
+__all__ = [
+    "Asking", "Call", "Documented", "FileRef", "FileRule", "FileUse", "Form", "HistoryRow", "Looking", "Operation",
+    "PollProfile", "Provider", "ReadCallback", "Recognised", "Reply", "Request", "Submitting", "UnknownProvider",
+    "load", "names", "operation_table", "put", "read_json", "read_object",
+]  # fmt: skip
+
+
+class Form(Record, frozen=True, kw_only=True):
+    """A multipart/form-data body: files of ours, streamed, and plain fields."""
+
+    files: tuple[tuple[str, str], ...]  # (form field, file_...)
+    fields: Mapping[str, str] = {}
 
 
 class Request(Record, frozen=True, kw_only=True):
@@ -28,13 +36,25 @@ class Request(Record, frozen=True, kw_only=True):
     url: str
     headers: dict[str, str]
     body: bytes = b""
+    form: Form | None = None  # in place of `body`
     charges: bool = False
+    keep: Json | None = None  # with `charges`: what earlier steps gave, committed before it; `Call.kept` of a repeat
 
 
 class Reply(Record, frozen=True, kw_only=True):
     status: int
     headers: Mapping[str, str]  # names in lower case
     body: bytes
+
+
+class FileRef(Record, frozen=True, kw_only=True):
+    """A file of ours that the input names."""
+
+    id: str
+    name: str
+    content_type: str
+    size: int  # bytes
+    url: str | None = None  # where the provider can fetch it; None where it cannot reach us
 
 
 class Call(Record, frozen=True, kw_only=True):
@@ -53,6 +73,10 @@ class Call(Record, frozen=True, kw_only=True):
     repeat: bool = False  # an earlier POST of this intent may have been accepted
     provider_data: Json | None = None  # what the provider said at the submit beyond our fields
     options: Mapping[str, str] = {}  # CALLSHEET_<PROVIDER>_* beyond the common ones
+    files: Mapping[str, FileRef] = {}  # those that the input names, by id
+    kept: Json | None = None  # `Request.keep` of the POST that this one repeats
+    account: Json | None = None  # what `account` said of this credential lately
+    bound: tuple[str, ...] = ()  # look-ups: the credential's provider ids that already belong to other jobs
 
 
 class ReadCallback(Record, frozen=True, kw_only=True):
@@ -61,6 +85,36 @@ class ReadCallback(Record, frozen=True, kw_only=True):
     provider_job_id: str
     update: Update
     dedupe_key: str
+    also: tuple[str, ...] = ()  # other ids by which the body names the same work
+
+
+class HistoryRow(Record, frozen=True, kw_only=True):
+    """One piece of work in the provider's own books."""
+
+    provider_job_id: str
+    at: int | None = None  # milliseconds
+    operation: str | None = None
+    correlation: str | None = None  # what the submit carried of ours
+    update: Update | None = None
+    cost: Cost | None = None
+    about: Json | None = None  # model, prompt, seed: what tells it from others
+
+
+class Recognised(Record, frozen=True, kw_only=True):
+    """What a request to the provider's own API is, for passthrough."""
+
+    kind: str  # submit | status | account | plain
+    operation: str = ""
+    input: Json | None = None
+    provider_job_ids: tuple[str, ...] = ()
+    correlation: str | None = None  # of the caller's own choice
+
+
+class Documented(Record, frozen=True, kw_only=True):
+    """A catalog as the documents list it, on that date."""
+
+    as_of: str
+    data: tuple[Json, ...]
 
 
 Submitting = Generator[Request, Reply, SubmitVerdict]
@@ -68,89 +122,107 @@ Asking = Generator[Request, Reply, StatusVerdict]
 Looking = Generator[Request, Reply, LookupVerdict]
 
 
-class PollProfile(Record, frozen=True, kw_only=True):
-    """Seconds. `late_s` is the first read of a job whose provider calls back."""
-
-    first_s: float
-    every_s: float
-    late_s: float
-    cap_s: float  # the slowest pace
-    longest_s: float  # the longest that the operation is known to take
-
-    def quick(self) -> "PollProfile":
-        """The profile against a sandbox, whose jobs take seconds."""
-        return PollProfile(first_s=0.5, every_s=1.0, late_s=5.0, cap_s=3.0, longest_s=10.0)
-
-
-class Operation(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """One row of a provider's operation table (a JSON file beside the provider's own)."""
-
-    name: str
-    summary: str
-    path: str  # on the provider's own host
-    input_schema: Json  # JSON Schema draft-07; fields not named in it pass through
-    poll: PollProfile
-    deadline_s: int
-    settled_by: str  # same_key | lookup | token | person
-    settle_s: float = 0.0  # how long the automatic ways are tried
-    submit_s: float = 60.0  # how long a reply to the submit is waited for; less than its lease
-    settle_pause_s: float = 30.0  # the slowest pace of the automatic ways
-    callback: bool = False
-    cancel: bool = False
-    output: str = "video"
-    cost: Json | None = None
-    source: str = ""  # where its facts were read
-
-    def quick(self) -> "Operation":
-        """The operation against a sandbox, whose jobs take seconds: a lost submit is settled within 30 s."""
-        return msgspec.structs.replace(self, poll=self.poll.quick(), submit_s=8.0, settle_pause_s=3.0)
-
-    @cached_property
-    def _check(self) -> Any:
-        return fastjsonschema.compile(self.input_schema, use_default=False)
-
-    def validate(self, given: Json) -> None:
-        """Raise `Invalid` that names the field of `input` and the remedy; fields not in the table pass."""
-        try:
-            self._check(given)
-        except fastjsonschema.JsonSchemaValueException as refused:
-            raise _invalid(self, refused) from None
-
-
-def _invalid(operation: Operation, refused: fastjsonschema.JsonSchemaValueException) -> Invalid:
-    path = [str(step) for step in refused.path[1:]]
-    if refused.rule == "required":
-        missing = next((name for name in refused.rule_definition if name not in refused.value), None)
-        path += [missing] if missing else []
-    param = ".".join(["input", *path])
-    explained = refused.definition.get("x-remedy") if isinstance(refused.definition, dict) else None
-    said = explained or refused.message.replace("data", "input", 1)
-    return Invalid(f"{said}. See GET /v1/providers for what `{operation.name}` takes.", param=param)
-
-
 class Provider(Protocol):
-    """One provider. Attributes are facts of its documents; methods translate."""
+    """One provider: a class that derives from this one. Attributes are facts of its documents; methods translate.
+
+    `submit`, `status` and `check` every provider has; the rest is here as for one that cannot do it.
+    """
 
     name: str
     title: str
     base_url: str
     operations: Mapping[str, Operation]
-    callback_signed: bool  # True: a right signature proves the body
-    callback_per_account: bool  # the URL is registered once per account, not given per submit
-    callback_max_bytes: int
-    callback_reply: tuple[int, str, bytes]  # status, content type, body: "kept, send no more"
+    unit: str = "credits"  # of its money
+    key_header: tuple[str, str] = ("Authorization", "Bearer ")  # where its API key stands, and what goes before it
+    # -- callbacks
+    callback_signed: bool = False  # True: a right signature proves the body
+    callback_per_account: bool = False  # the URL is registered once per account, not given per submit
+    callback_keys: str = "credential"  # whose: `credential` (settings), `account` or `provider` (fetched by `keys`)
+    callback_max_bytes: int = 65_536
+    callback_reply: tuple[int, str, bytes] = (200, "text/plain", b"ok")  # "kept, send no more"
+    # -- the rest
+    catalogs: Mapping[str, Documented] = {}  # kind -> what the documents list
+    url_fields: frozenset[str] = frozenset()  # JSON fields whose URLs are API calls, rewritten by passthrough
+    reads_history: bool = False  # `history` gives rows: `reconcile` works
 
     def submit(self, call: Call) -> Submitting: ...
     def status(self, call: Call, provider_job_id: str) -> Asking: ...
-    def lookup(self, call: Call) -> Looking: ...
     def check(self, call: Call) -> Generator[Request, Reply, str]:
         """One free call that proves the key; returns a sentence, raises `Refusal` where it is not accepted."""
+        ...
+
+    def lookup(self, call: Call) -> Looking:
+        """What became of a submit whose reply was lost."""
+        verdict: LookupVerdict = NotFound(reason=f"{self.title} documents no list to look in: see its dashboard")
+        yield from ()
+        return verdict
+
+    def cancel(self, call: Call, provider_job_id: str) -> Asking:
+        """Ask for the end. An `Update` says what came of it; `processing` where the provider is yet to confirm."""
+        verdict: StatusVerdict = NotNow(reason=f"{self.title} documents no cancel")
+        yield from ()
+        return verdict
+
+    def price(self, call: Call) -> Cost | None:
+        """The price of this input by the documents alone; None where they give none."""
+        return self.operations[call.operation].price(call.input)
+
+    def quote(self, call: Call) -> Generator[Request, Reply, Cost | None]:
+        """The price of this input, by the provider's own call where it has one. Never a guess."""
+        yield from ()
+        return self.price(call)
+
+    def balance(self, call: Call) -> Generator[Request, Reply, Json]:
+        """`{"amount", "unit"}` and what the provider says beside it. Raises `Refusal`."""
+        yield from ()
+        raise Invalid(f"{self.title} documents no call for the balance: see its dashboard", code="no_balance")
+
+    def account(self, call: Call) -> Generator[Request, Reply, Json | None]:
+        """What the credential may use (its tier, its limits); None where the provider does not say."""
+        yield from ()
+        return None
+
+    def allows(self, call: Call) -> None:
+        """Raise `Invalid` (`param` is `input.<field>`) where the input cannot be accepted for a reason that no schema
+        says: files, or what `call.account` forbids, naming the tier that allows it. Pure.
+        """
+        return None
+
+    def history(self, call: Call, since: int) -> Generator[Request, Reply, Sequence[HistoryRow]]:
+        """All work that began at or after `since` (milliseconds), where the provider lists it. Raises `Unavailable`."""
+        yield from ()
+        return ()
+
+    def catalog(self, call: Call, kind: str) -> Generator[Request, Reply, Sequence[Json] | None]:
+        """The live list of models, voices, ...; None where there is only the documented one."""
+        yield from ()
+        return None
+
+    def keys(self, call: Call) -> Generator[Request, Reply, Sequence[str]]:
+        """What verifies its callbacks, where `callback_keys` is not `credential`. Raises `Unavailable`."""
+        yield from ()
+        return ()
 
     def verify_callback(self, headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now: int) -> bool:
         """True: authentic and fresh; False: authentic but old. `now` in seconds. Raises `SignatureRefused`."""
+        raise SignatureRefused(f"{self.title} sends no callbacks")
 
     def read_callback(self, body: bytes) -> ReadCallback:
         """Raises `BadRequest` where the body is not in the provider's shape."""
+        raise BadRequest(f"{self.title} sends no callbacks")
+
+    def fetch(self, call: Call, output: Output) -> Request | None:
+        """How to read an output that only the key opens; None where its URL serves whoever has it."""
+        return None
+
+    def share(self, call: Call, output: Output) -> Generator[Request, Reply, str | None]:
+        """A URL of such an output that needs no key, where the provider makes one."""
+        yield from ()
+        return None
+
+    def recognise(self, method: str, path: str, query: Mapping[str, str], body: bytes) -> Recognised:
+        """What this request is to the provider's own API. `path` begins with `/`, `body` is empty for a form."""
+        return Recognised(kind="plain")
 
 
 class UnknownProvider(CallsheetError):
@@ -169,34 +241,3 @@ def load(name: str) -> Provider:
     module = importlib.import_module(name if "." in name else f"{__name__}.{name}")
     provider: Provider = module.provider
     return provider
-
-
-def operation_table(beside: str, name: str) -> dict[str, Operation]:
-    """Read `<name>.json` beside the file `beside`: `{operation: row}`."""
-    rows = json.loads(Path(beside).with_name(f"{name}.json").read_bytes())
-    return {key: msgspec.convert({"name": key, **row}, Operation) for key, row in rows.items()}
-
-
-def read_json(body: bytes) -> Any:
-    """The decoded body, or None where it is not JSON in UTF-8. Integers keep all their digits.
-
-    Halves of surrogate pairs (a prompt cut inside an emoji) become U+FFFD: a reply must not be lost for one.
-    """
-    try:
-        text = body.decode()
-        if "\\ud" in text or "\\uD" in text:
-            text = _ESCAPES.sub(_without_half, text)
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-# A whole pair, a half of one, or any other escape: read in this order, so that `\\ud83d` in a text stays what it is.
-_ESCAPES = re.compile(
-    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[dD][89a-fA-F][0-9a-fA-F]{2}|\\.", re.S
-)
-
-
-def _without_half(escape: re.Match[str]) -> str:
-    text = escape[0]
-    return "\\ufffd" if len(text) == 6 and text[1] == "u" and text[2] in "dD" else text

@@ -31,6 +31,7 @@ from service.providers import (
     Call,
     Looking,
     Operation,
+    Provider,
     ReadCallback,
     Reply,
     Request,
@@ -57,7 +58,7 @@ STATUS_FIELDS = frozenset({"id", "status"})
 URL = re.compile(r"[!-\[\]-~]+")  # visible ASCII; browsers and libraries disagree about a backslash
 
 
-class PeakMV:
+class PeakMV(Provider):
     """The `Provider` for https://peakmv.com."""
 
     name = "peakmv"

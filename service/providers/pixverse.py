@@ -35,6 +35,7 @@ from service.providers import (
     Call,
     Looking,
     Operation,
+    Provider,
     ReadCallback,
     Reply,
     Request,
@@ -98,7 +99,7 @@ class Envelope(Record, frozen=True, kw_only=True):
     resp: Json
 
 
-class PixVerse:
+class PixVerse(Provider):
     """The `Provider` for https://app-api.pixverse.ai."""
 
     name = "pixverse"

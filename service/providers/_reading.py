@@ -1,0 +1,112 @@
+"""Reading what providers say, tolerantly: a reply that costs money is never lost to a surprise in its shape."""
+
+import json
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, TypeGuard
+from urllib.parse import quote, urlsplit
+
+from service.states import Json
+
+LARGEST_NUMBER = 10**9  # of seconds, credits or pixels; NaN and infinity fail the comparison, too
+MAX_ID_CHARS = 256
+MAX_QUOTED_CHARS = 1000  # of a provider's text in our records
+URL = re.compile(r"[!-\[\]-~]+")  # visible ASCII; browsers and libraries disagree about a backslash
+
+# A status that proves nothing about this request, whatever the body says (DESIGN section 3.1).
+AMBIGUOUS = frozenset({408, 409, 425})
+
+
+def read_json(body: bytes) -> Any:
+    """The decoded body, or None where it is not JSON in UTF-8. Integers keep all their digits.
+
+    Halves of surrogate pairs (a prompt cut inside an emoji) become U+FFFD: a reply must not be lost for one.
+    """
+    try:
+        text = body.decode()
+        if "\\ud" in text or "\\uD" in text:
+            text = _ESCAPES.sub(_without_half, text)
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+# A whole pair, a half of one, or any other escape: read in this order, so that `\\ud83d` in a text stays what it is.
+_ESCAPES = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[dD][89a-fA-F][0-9a-fA-F]{2}|\\.", re.S
+)
+
+
+def _without_half(escape: re.Match[str]) -> str:
+    text = escape[0]
+    return "\\ufffd" if len(text) == 6 and text[1] == "u" and text[2] in "dD" else text
+
+
+def read_object(body: bytes) -> Json:
+    """The body's JSON object; an empty one stands for whatever is none."""
+    said = read_json(body)
+    return said if isinstance(said, dict) else {}
+
+
+def text_of(value: Any) -> str | None:
+    """A text that says something, cut to what we keep of a provider's words."""
+    return value[:MAX_QUOTED_CHARS] if isinstance(value, str) and value else None
+
+
+def id_text(value: Any) -> str | None:
+    """A provider's id with all its digits, as text; None where it can be none (a JSON float has lost some)."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return text if isinstance(text, str) and text.isprintable() and 0 < len(text.strip()) <= MAX_ID_CHARS else None
+
+
+def number(value: Any) -> int | float | None:
+    """A number that can be a size, a price or a duration; not a bool, not negative, not NaN."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if 0 <= value <= LARGEST_NUMBER else None
+
+
+def whole(value: Any) -> int | None:
+    """A whole number, also as text, as which codes and statuses may arrive."""
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value):
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def seconds(value: Any) -> float | None:
+    found = number(value)
+    return None if found is None else float(found)
+
+
+def decimal_text(value: Any) -> str | None:
+    """Money as decimal text, from a JSON number or from text."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?", value):
+        return value
+    found = number(value)
+    return None if found is None else f"{Decimal(str(found)):f}"
+
+
+def header_wait(headers: Mapping[str, str]) -> float | None:
+    """`Retry-After` in seconds; a date is not understood, as a wrong clock would make it harmful."""
+    given = headers.get("retry-after", "")
+    return float(given) if re.fullmatch(r"[0-9]{1,9}", given) else None
+
+
+def path_part(text: str) -> str:
+    """An id as one part of a path: nothing in it can climb to another path."""
+    return quote(text, safe="").replace(".", "%2E")
+
+
+def on_origin(url: Any, base_url: str) -> TypeGuard[str]:
+    """Whether the URL is on the origin that the key belongs to; anything else would leak it."""
+    if not isinstance(url, str) or not URL.fullmatch(url):
+        return False
+    try:
+        asked, ours = urlsplit(url), urlsplit(base_url)
+        same = (asked.scheme, asked.hostname, asked.port) == (ours.scheme, ours.hostname, ours.port)
+    except ValueError:
+        return False
+    return same and "@" not in asked.netloc
