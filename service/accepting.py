@@ -7,16 +7,20 @@ import msgspec
 from msgspec.structs import replace
 
 from service import addresses, signatures
+from service.account_facts import AccountFacts
 from service.accounts import Accounts, Principal
 from service.clock import Clock
+from service.conversation import account_call
 from service.endpoints import lane_of
 from service.errors import Conflict, Invalid, TooMany
+from service.files import FileRefs
 from service.ids import new_correlation, new_id
 from service.models import Announcement, Credential, Detail, DueDelivery, Job, NewJob, Part
 from service.outcomes import announced
-from service.providers import Operation, Provider
+from service.providers import Call, Operation, Provider
 from service.sealed import Sealed
 from service.settings import Settings
+from service.spending import over_budget
 from service.states import JobStatus, Json, Record, Work
 from service.stores import Created, Store
 
@@ -51,6 +55,8 @@ class Accepting:
         sealed: Sealed,
         providers: Mapping[str, Provider],
         policy: addresses.Policy,
+        refs: FileRefs,
+        account_facts: AccountFacts,
         settings: Settings,
         clock: Clock,
         wake: Callable[[], None],
@@ -58,6 +64,7 @@ class Accepting:
     ):
         self._store, self._accounts, self._sealed = store, accounts, sealed
         self._providers, self._policy, self._settings = providers, policy, settings
+        self._refs, self._account_facts = refs, account_facts
         self._clock, self._wake, self._hand_over = clock, wake, hand_over
         self._queued: dict[int, tuple[float, int]] = {}
 
@@ -68,8 +75,26 @@ class Accepting:
             operation.validate(asked.input)
         credential = await self._accounts.credential(principal.tenant, asked.provider)
         await self._check_room(principal.tenant)
-        created = (await self._store.create_jobs([self._new_job(principal, asked, operation, credential)]))[0]
-        return self._answer(created)
+        new = self._new_job(principal, asked, operation, credential)
+        if asked.input is not None:
+            call = await self._checked(principal.tenant, asked, operation, credential)
+            new = _priced(new, self._providers[asked.provider], call)
+        return self._answer((await self._store.create_jobs([new]))[0])
+
+    async def _checked(self, tenant: int, asked: Submit, operation: Operation, credential: Credential) -> Call:
+        """The input with its files and what the account allows, refused here rather than by the provider."""
+        given = asked.input or {}
+        call = account_call(
+            credential,
+            self._clock.now(),
+            self._settings.options_of(asked.provider),
+            operation=asked.operation,
+            input=given,
+            files=await self._refs(tenant, operation.files(given), credential),
+            account=await self._account_facts.of(credential),
+        )
+        self._providers[asked.provider].allows(call)
+        return call
 
     def _operation(self, asked: Submit) -> Operation:
         provider = self._providers.get(asked.provider)
@@ -182,8 +207,16 @@ class Accepting:
                 code="idempotency_key_reused",
                 param="Idempotency-Key",
             )
+        if created.budget is not None:
+            raise over_budget(created.budget, created.job.detail.cost)
         if created.verdict == "followed":
             raise Conflict(f"{created.job.id} follows this already.", code="already_followed", param="provider_job_id")
         self._hand_over(created.fresh)
         self._wake()
         return created.job, created.verdict == "replayed"
+
+
+def _priced(new: NewJob, provider: Provider, call: Call) -> NewJob:
+    """With the documented price, so that the job shows it at once and a budget can hold it back."""
+    detail = replace(new.job.detail, cost=provider.price(call), free_if_failed=provider.free_if_failed)
+    return replace(new, job=replace(new.job, detail=detail))

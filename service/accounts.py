@@ -1,27 +1,26 @@
 """Who owns what: tenants, their keys, and their credentials for providers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from service import crypto, signatures
 from service.clock import Clock
+from service.credentials import Credentials
 from service.errors import Conflict, Forbidden, Invalid, Missing, Unauthenticated
 from service.ids import new_id
-from service.models import ApiKey, Credential, Tenant
+from service.models import ApiKey, Tenant
 from service.providers import Provider
-from service.sealed import CredentialSecrets, Sealed, SigningSecret, live, rotated
-from service.settings import ProviderSettings, Settings
+from service.sealed import Sealed, SigningSecret, live, rotated
+from service.settings import Settings
 from service.states import DEFAULT_TENANT, Json, Record
 from service.stores import Store
 from service.views import instant
 
 SCOPES = (
     "jobs:write", "jobs:read", "events:read", "endpoints:read", "endpoints:write", "secrets:write",
-    "providers:read", "metrics", "tick", "admin",
+    "providers:read", "credentials:write", "passthrough", "passthrough:account", "metrics", "tick", "admin",
 )  # fmt: skip
 DEFAULT_SCOPES = ("jobs:write", "jobs:read", "events:read", "endpoints:read", "endpoints:write", "providers:read")
-REREAD_S = 1.0  # how often the credentials are read again for one that is not known
 KEY_CACHE_S = 5.0  # a revoked key works no longer than this on another node
-SANDBOX_KEY, SANDBOX_CALLBACK_ID, SANDBOX_SECRET = "sandbox", "sandbox", "sandbox-callback-secret"
 
 
 class Principal(Record, frozen=True, kw_only=True):
@@ -47,15 +46,20 @@ class Accounts:
         providers: Mapping[str, Provider],
         clock: Clock,
         sandboxed: set[int],
+        token_of: Callable[[str], str],
     ):
         self._store, self._sealed, self._settings, self._clock = store, sealed, settings, clock
-        self._providers, self._sandboxed = providers, sandboxed  # the credentials that are a sandbox's
         self._keys: dict[str, tuple[float, ApiKey | None]] = {}
         self._tenants: dict[str, Tenant] = {}
         self._secrets: dict[int, tuple[float, tuple[str, ...]]] = {}
-        self._credentials: dict[int, Credential] = {}
-        self._read_at = float("-inf")
-        self._current: dict[tuple[int, str], Credential] = {}
+        self.credentials = Credentials(
+            store=store, sealed=sealed, settings=settings, providers=providers, clock=clock, sandboxed=sandboxed,
+            token_of=token_of,
+        )  # fmt: skip
+        self.credential = self.credentials.credential
+        self.credential_by_number = self.credentials.credential_by_number
+        self.known, self.provider_of = self.credentials.known, self.credentials.provider_of
+        self.is_sandbox = self.credentials.is_sandbox
 
     async def start(self) -> None:
         """Prove the master keys, make the default tenant, bring the operator's credentials into the database."""
@@ -65,9 +69,7 @@ class Accounts:
         else:
             self._sealed.check_canary(bytes.fromhex(canary))
         default = self._tenants[DEFAULT_TENANT] = await self.create_tenant(DEFAULT_TENANT)
-        await self._read_credentials()
-        for name in self._providers:
-            await self._bring(default.num, name)
+        await self.credentials.start(default.num)
 
     # -- tenants
 
@@ -181,93 +183,6 @@ class Accounts:
                 self._keys.clear()
             cached = self._keys[lookup] = (now, await self._store.find_key(lookup))
         return cached[1]
-
-    # -- credentials
-
-    async def credential(self, tenant: int, provider: str) -> Credential:
-        """What the tenant's new submits to this provider use. Raises `Invalid` with the remedy where there is none."""
-        found = self._current.get((tenant, provider)) or await self._bring(tenant, provider)
-        if found is None:
-            raise Invalid(
-                f"There is no credential for {provider}: set CALLSHEET_{provider.upper()}_API_KEY,"
-                " or CALLSHEET_SANDBOX_URL to try it without one.",
-                code="no_credential",
-                param="provider",
-            )
-        return found
-
-    async def credential_by_number(self, num: int) -> Credential | None:
-        """The credential that a job names; one that another process made is read from the database."""
-        now = self._clock.monotonic()
-        if num not in self._credentials and now - self._read_at >= REREAD_S:
-            self._read_at = now
-            await self._read_credentials()
-        return self._credentials.get(num)
-
-    def provider_of(self, credential: int) -> str:
-        """Whose credential it is, for counting what is under way; empty where it is not known here."""
-        found = self._credentials.get(credential)
-        return found.provider if found is not None else ""
-
-    def is_sandbox(self, credential: int) -> bool:
-        return credential in self._sandboxed
-
-    async def _read_credentials(self) -> None:
-        for row in await self._store.credentials():
-            secrets = self._sealed.credential(row.sealed, row.tenant, row.provider, row.source)
-            self._keep(_opened(row.num, row.tenant, row.provider, row.source, secrets))
-
-    async def _bring(self, tenant: int, provider: str) -> Credential | None:
-        """The credential that settings give this tenant, kept in the database so that jobs can name it."""
-        found = self._from_settings(tenant, provider)
-        if found is None:
-            return None
-        source, secrets = found
-        credential = _opened(0, tenant, provider, source, secrets)
-        row = await self._store.put_credential(
-            credential, self._sealed.seal_credential(secrets, tenant, provider, source)
-        )
-        kept = _opened(row.num, tenant, provider, source, secrets)
-        self._keep(kept)
-        self._current[tenant, provider] = kept
-        return kept
-
-    def _from_settings(self, tenant: int, provider: str) -> tuple[str, CredentialSecrets] | None:
-        given = self._settings.providers.get(provider, ProviderSettings())
-        base_url = given.base_url or self._providers[provider].base_url
-        default = self._tenants.get(DEFAULT_TENANT)
-        if given.api_key is not None and (default is None or default.num == tenant):
-            secret = given.callback_secret.reveal() if given.callback_secret else None
-            return "environment", CredentialSecrets(
-                api_key=given.api_key.reveal(), base_url=base_url, callback_secret=secret, callback_id=given.callback_id
-            )
-        if self._settings.sandbox_url is None:
-            return None
-        return "sandbox", CredentialSecrets(
-            api_key=SANDBOX_KEY,
-            base_url=given.base_url or f"{self._settings.sandbox_url}/{provider}",
-            callback_secret=SANDBOX_SECRET,
-            # The sandbox calls one URL, which is the default tenant's: the others are polled.
-            callback_id=SANDBOX_CALLBACK_ID if default is None or default.num == tenant else None,
-        )
-
-    def _keep(self, credential: Credential) -> None:
-        self._credentials[credential.num] = credential
-        if credential.source == "sandbox":
-            self._sandboxed.add(credential.num)
-
-
-def _opened(num: int, tenant: int, provider: str, source: str, secrets: CredentialSecrets) -> Credential:
-    return Credential(
-        num=num,
-        tenant=tenant,
-        provider=provider,
-        source=source,
-        api_key=secrets.api_key,
-        base_url=secrets.base_url,
-        callback_secret=secrets.callback_secret,
-        callback_id=secrets.callback_id,
-    )
 
 
 def key_view(key: ApiKey) -> Json:

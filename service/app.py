@@ -1,5 +1,6 @@
 """The composition root: settings -> store, egress, providers, stages. Only here is anything constructed."""
 
+import asyncio
 import contextlib
 import random as system_random
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -10,29 +11,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from service import addresses, providers
-from service.accepting import Accepting
 from service.accounts import Accounts
-from service.callbacks import Callbacks
 from service.clock import Clock, SystemClock
-from service.conversation import Conversations
-from service.delivery import Delivery
 from service.egress import Egress
-from service.endpoints import Endpoints, FanOut
+from service.endpoints import FanOut
 from service.ids import new_correlation
 from service.lanes import Lanes
-from service.loops import Loops
-from service.metrics import Metrics
+from service.links import stable_links
 from service.models import Job
-from service.polling import Polling
 from service.providers import Operation, Provider
-from service.pruning import Pruning
 from service.sealed import Sealed
 from service.settings import Settings, load_vault
 from service.stores import Offer, Plan, Store, open_store
-from service.submission import Submission
-from service.transitions import Rules, Transitions
-from service.waiting import Waiting
+from service.transitions import Rules
 from service.web.context import Context
+from service.wiring import Parts
 
 OpenStore = Callable[..., Any]
 MakeEgress = Callable[..., Egress]
@@ -59,7 +52,7 @@ class Service:
     async def close(self) -> None:
         """Finish what is under way, then close connections and the database."""
         self.context.delivery.lanes.sending = False
-        await self.context.loops.stop(STOP_S)
+        await asyncio.gather(self.context.loops.stop(STOP_S), self.context.passthrough.drain(STOP_S))
         await self.egress.close()
         await self.context.store.close()
 
@@ -87,7 +80,10 @@ async def build(
         per_lane=settings.endpoint_concurrency, total=settings.delivery_concurrency, clock=clock, sending=role != "api"
     )
     sandboxed: set[int] = set()
-    rules = Rules(operation_of=partial(_operation_of, known, sandboxed), random=random, correlate=new_correlation)
+    rules = Rules(
+        operation_of=partial(_operation_of, known, sandboxed), random=random, correlate=new_correlation,
+        link=stable_links(vault, settings.public_url),
+    )  # fmt: skip
     fan_out = FanOut(offer=lanes.offer, operator=settings.operator_url is not None)
     store: Store = await open_database(settings.database_url, plan=wrap_plan(Planning(rules, fan_out)), clock=clock)
     try:
@@ -95,8 +91,9 @@ async def build(
             store.own_loops(f"--role {role}")
             await store.recover_leases()
         accounts = Accounts(
-            store=store, sealed=sealed, settings=settings, providers=known, clock=clock, sandboxed=sandboxed
-        )
+            store=store, sealed=sealed, settings=settings, providers=known, clock=clock, sandboxed=sandboxed,
+            token_of=vault.callback_token,
+        )  # fmt: skip
         await accounts.start()
     except BaseException:
         await store.close()
@@ -104,7 +101,7 @@ async def build(
     policy = policy_of(settings, clock)
     egress = make_egress(policy=policy, trusted=_base_urls(settings, known), proxy=settings.egress_proxy)
     owned = contextlib.nullcontext if role != "api" else partial(_owned_while_ticking, store)
-    parts = _Parts(settings, clock, random, vault, sealed, known, store, accounts, policy, egress, lanes, owned)
+    parts = Parts(settings, clock, random, vault, sealed, known, store, accounts, policy, egress, lanes, owned)
     return Service(context=parts.context(), egress=egress)
 
 
@@ -140,86 +137,3 @@ def _base_urls(settings: Settings, known: Mapping[str, Provider]) -> list[str]:
     given = [provider.base_url for provider in settings.providers.values() if provider.base_url]
     sandbox = [settings.sandbox_url] if settings.sandbox_url else []
     return [provider.base_url for provider in known.values()] + given + sandbox
-
-
-class _Parts:
-    """The stages, wired."""
-
-    def __init__(self, *parts: Any):
-        (
-            self.settings, self.clock, self.random, self.vault, self.sealed, self.known, self.store, self.accounts,
-            self.policy, self.egress, self.lanes, owned,
-        ) = parts  # fmt: skip
-        self.metrics, self.waiting = Metrics(), Waiting(self.store)
-        self.endpoints = Endpoints(store=self.store, sealed=self.sealed, policy=self.policy, clock=self.clock)
-        self.delivery = self._delivery()
-        self.transitions = Transitions(
-            store=self.store, hand_over=self.delivery.hand_over, tell=self.waiting.tell, count=self.metrics.fact
-        )
-        looping: dict[str, Any] = {
-            "store": self.store,
-            "transitions": self.transitions,
-            "conversations": Conversations(self.egress),
-            "accounts": self.accounts,
-            "providers": self.known,
-            "settings": self.settings,
-            "clock": self.clock,
-        }
-        self.submission, self.polling = Submission(**looping), Polling(**looping)
-        pruning = Pruning(store=self.store, settings=self.settings, clock=self.clock)
-        self.loops = Loops((self.submission, self.polling, self.delivery, pruning), self.clock, owned)
-
-    def context(self) -> Context:
-        return Context(
-            settings=self.settings,
-            clock=self.clock,
-            store=self.store,
-            accounts=self.accounts,
-            endpoints=self.endpoints,
-            providers=self.known,
-            accepting=self._accepting(),
-            callbacks=self._callbacks(),
-            transitions=self.transitions,
-            delivery=self.delivery,
-            waiting=self.waiting,
-            loops=self.loops,
-            metrics=self.metrics,
-        )
-
-    def _delivery(self) -> Delivery:
-        return Delivery(
-            store=self.store,
-            egress=self.egress,
-            endpoints=self.endpoints,
-            accounts=self.accounts,
-            sealed=self.sealed,
-            lanes=self.lanes,
-            settings=self.settings,
-            clock=self.clock,
-            random=self.random,
-            count=self.metrics.attempt,
-        )
-
-    def _accepting(self) -> Accepting:
-        return Accepting(
-            store=self.store,
-            accounts=self.accounts,
-            sealed=self.sealed,
-            providers=self.known,
-            policy=self.policy,
-            settings=self.settings,
-            clock=self.clock,
-            wake=self.submission.wake.set,
-            hand_over=self.delivery.hand_over,
-        )
-
-    def _callbacks(self) -> Callbacks:
-        return Callbacks(
-            store=self.store,
-            transitions=self.transitions,
-            accounts=self.accounts,
-            providers=self.known,
-            vault=self.vault,
-            clock=self.clock,
-            count=self.metrics.callback,
-        )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from service.accounts import Accounts
+from service.callback_keys import CallbackKeys
 from service.clock import Clock
 from service.crypto import Vault
 from service.errors import BadRequest, Missing, SignatureRefused, Unauthenticated
@@ -42,10 +43,11 @@ class Callbacks:
         accounts: Accounts,
         providers: Mapping[str, Provider],
         vault: Vault,
+        keys: CallbackKeys,
         clock: Clock,
         count: Callable[[str, str], Any],
     ):
-        self._store, self._transitions, self._accounts = store, transitions, accounts
+        self._store, self._transitions, self._accounts, self._keys = store, transitions, accounts, keys
         self._providers, self._vault, self._clock, self._count = providers, vault, clock, count
 
     def max_bytes(self, provider: str) -> int:
@@ -89,15 +91,27 @@ class Callbacks:
 
     async def _verify(self, provider: Provider, to: _Addressee, headers: Mapping[str, str], body: bytes) -> bool:
         """True: authentic and fresh. False: it proves nothing about now, the status is read back."""
-        secret = to.credential.callback_secret
         try:
-            if secret is None and provider.callback_signed:
-                raise SignatureRefused("no callback secret is configured")
-            secrets = (secret,) if secret is not None else ()
-            return provider.verify_callback(headers, body, secrets, self._clock.now() // 1000)
+            return await self._verified(provider, to.credential, headers, body)
         except SignatureRefused as refused:
             await self._reject(provider.name, refused.reason, body)
             raise Unauthenticated("The signature does not verify.", code="bad_signature") from None
+
+    async def _verified(
+        self, provider: Provider, credential: Credential, headers: Mapping[str, str], body: bytes
+    ) -> bool:
+        """With the keys that we have, then with newer ones where the provider has changed them."""
+        keys = await self._keys.of(provider, credential)
+        if not keys and provider.callback_signed:
+            raise SignatureRefused("no callback secret is configured")
+        now_s = self._clock.now() // 1000
+        try:
+            return provider.verify_callback(headers, body, keys, now_s)
+        except SignatureRefused:
+            newer = await self._keys.newer(provider, credential, keys)
+            if newer is None:
+                raise
+            return provider.verify_callback(headers, body, newer, now_s)
 
     async def _read(self, provider: Provider, body: bytes) -> ReadCallback:
         try:
@@ -118,20 +132,23 @@ class Callbacks:
         await self._store.record_rejected(kept, REJECTED_KEPT)
 
     def _arrival(self, provider: Provider, to: _Addressee, read: ReadCallback, body: bytes, *, fresh: bool) -> Arrival:
+        named = _named(to.job, read)
         proves = fresh and provider.callback_signed
+        if provider.callback_keys == "provider" and (to.job is None or named not in to.job.provider_job_ids):
+            proves = False  # any customer of theirs can have this signed: it binds nothing, our own key asks first
         raw = RawCallback(
             provider=provider.name,
             received_at=self._clock.now(),
             verdict=CallbackVerdict.VERIFIED if proves else CallbackVerdict.HINT,
-            reason=None if proves else "not fresh" if provider.callback_signed else "not signed",
+            reason=None if proves else "not fresh" if not fresh else "it proves nothing by itself",
             body=body,
         )
         return Arrival(
-            fact=read.update if proves else Hint(),
+            fact=read.update if proves else Hint(claims=named if to.job is not None else None),
             source=Source.CALLBACK,
             job=to.job.num if to.job is not None else None,
             credential=to.credential.num,
-            provider_job_id=read.provider_job_id,
+            provider_job_id=named,
             dedupe_key=read.dedupe_key if proves else None,
             callback=raw,
         )
@@ -143,3 +160,9 @@ class Callbacks:
             await self._reject(arrival.callback.provider if arrival.callback else "", "it names another job", b"")
             raise Missing("The body names another job than the URL.", code="unknown_job")
         return await self._transitions.apply_one(arrival)
+
+
+def _named(job: Job | None, read: ReadCallback) -> str:
+    """Of the ids by which the body names the work, the one that the job has; else the first."""
+    known = job.provider_job_ids if job is not None else ()
+    return next((name for name in (read.provider_job_id, *read.also) if name in known), read.provider_job_id)

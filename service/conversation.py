@@ -1,21 +1,24 @@
 """A verb of a provider carried out: send what it yields, give it the replies, return its verdict."""
 
-from collections.abc import Awaitable, Callable, Generator
+import secrets
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any, TypeVar
 
 from service.clock import Clock
 from service.egress import Answer, Egress
 from service.errors import Lost, NotSent
 from service.facts import NotNow, Unknown
-from service.framing import Outgoing
+from service.framing import Outgoing, StreamBody
 from service.loops import UNLIMITED
 from service.models import Credential, Job
-from service.providers import Call, Reply, Request
+from service.providers import Call, Form, Reply, Request
 
 V = TypeVar("V")
+FormBody = Callable[[Form, str], Awaitable[StreamBody]]  # of a form and its boundary; raises `NotSent`
 
 SHORTEST_SUBMIT_S = 10.0  # with less of a tick's budget left, no POST that charges is started
 READ_S = 20.0
+UPLOAD_S = 60.0  # for a request that carries files
 LEASE_MS = 90_000
 MARGIN_S = 5.0  # between the end of the longest request and the end of its lease
 REPLY_BYTES = 8 * 1024 * 1024
@@ -43,14 +46,14 @@ class Lease:
 
 
 class Conversations:
-    def __init__(self, egress: Egress):
-        self._egress = egress
+    def __init__(self, egress: Egress, form_body: FormBody | None = None):
+        self._egress, self._form_body = egress, form_body
 
     async def hold(
         self,
         steps: Generator[Request, Reply, V],
         lease: Lease,
-        begin: Callable[[], Awaitable[bool]] | None = None,
+        begin: Callable[[Request], Awaitable[bool]] | None = None,
         charging_s: float = READ_S,
     ) -> V | NotNow | Unknown:
         """Drive the verb to its verdict. `charging_s` bounds the POST that charges; it is less than the lease.
@@ -63,7 +66,7 @@ class Conversations:
             request = next(steps)
             while True:
                 if request.charges:
-                    if begin is None or not await begin():
+                    if begin is None or not await begin(request):
                         raise Stopped
                     charged = True
                 reply = await self._send(request, lease, charging_s if request.charges else READ_S)
@@ -77,11 +80,10 @@ class Conversations:
             steps.close()
 
     async def _send(self, request: Request, lease: Lease, deadline: float) -> Reply | NotNow | Unknown:
-        deadline = min(deadline, lease.within)
-        outgoing = Outgoing(method=request.method, url=request.url, headers=request.headers, body=request.body)
+        deadline = min(deadline if request.form is None else max(deadline, UPLOAD_S), lease.within)
         try:
             answer = await self._egress.send(
-                outgoing,
+                await self._outgoing(request),
                 deadline=deadline,
                 max_bytes=REPLY_BYTES,
                 trusted=True,
@@ -94,6 +96,16 @@ class Conversations:
             return _no_reply(request, f"no reply: {error.kind}")
         return _reply(request, answer)
 
+    async def _outgoing(self, request: Request) -> Outgoing:
+        headers, body = request.headers, request.body
+        if request.form is None:
+            return Outgoing(request.method, request.url, headers, body)
+        if self._form_body is None:
+            raise NotSent("file", "no files are kept here")
+        boundary = secrets.token_hex(16)
+        headers = {**headers, "Content-Type": f"multipart/form-data; boundary={boundary}"}
+        return Outgoing(request.method, request.url, headers, await self._form_body(request.form, boundary))
+
 
 def _reply(request: Request, answer: Answer) -> Reply | NotNow | Unknown:
     if not answer.complete:
@@ -103,6 +115,13 @@ def _reply(request: Request, answer: Answer) -> Reply | NotNow | Unknown:
 
 def _no_reply(request: Request, reason: str) -> NotNow | Unknown:
     return Unknown(reason=reason) if request.charges else NotNow(reason=reason)
+
+
+def account_call(credential: Credential, now: int, options: Mapping[str, str], **more: Any) -> Call:
+    """A call about the credential itself, for no job."""
+    about: dict[str, Any] = {"operation": "", "input": {}} | more
+    key, origin = credential.api_key, credential.base_url
+    return Call(**about, api_key=key, base_url=origin, now=now, options=options)
 
 
 def call_for(job: Job, credential: Credential, given: dict[str, Any], now: int, **more: Any) -> Call:
@@ -115,6 +134,7 @@ def call_for(job: Job, credential: Credential, given: dict[str, Any], now: int, 
         correlation=job.correlation,
         provider_job_ids=job.provider_job_ids,
         provider_data=job.detail.provider_data,
+        passthrough=job.detail.passthrough,
         submitted_at=job.submitted_at,
         now=now,
         **more,

@@ -189,8 +189,8 @@ _RULES = tuple(
         (r"\b(cs_[a-z]{2}_)[0-9a-z]+", r"\1***"),
         (r"\b(sk-)[a-z0-9_-]{16,}", r"\1***"),
         (r"\b[a-z0-9_-]{1,32}:[a-z0-9+/]{43}=", "***"),  # a master key
-        (r"\b([a-z]{2,8}_[0-9a-z]{1,64}-)[a-z2-7]{26}\b", r"\1***"),  # a token outside its URL
-        (r"(/v1/(?:callbacks/[^/\s?#\"'<>]+|outputs)/)[^/\s?#\"'<>]+", r"\1***"),
+        (r"\b([a-z]{2,8}_[0-9a-z]{1,64}-(?:[0-9]{1,16}-)?)[a-z2-7]{26}\b", r"\1***"),  # a token outside its URL
+        (r"(/v1/(?:callbacks/[^/\s?#\"'<>]+|outputs|files/content)/)[^/\s?#\"'<>]+", r"\1***"),
         (r"(://)[^/\s\"'<>@]{1,512}@", r"\1***@"),
         (r"(?<=\S)\?(?=[\w%&=])[^\s\"'<>]+", "?***"),  # a URL's query, of a whole URL or an access log's path
         (rf"(\bauthorization(?:{_QUOTE})?\s*[:=,]\s*b?(?:{_QUOTE})?)[^\"'\\\r\n]+", r"\1***"),

@@ -8,11 +8,15 @@ CallsheetError
 |   +-- Missing                  no such object, or another tenant's   404
 |   +-- NotAllowedHere           the path has no such method           405
 |   +-- Conflict                 the object's state forbids it         409
+|   +-- Gone                     it was there, and is not any more     410
 |   +-- TooLarge                 a body over its limit                 413
+|   +-- UnsupportedFile          of a type that is not taken           415
+|   +-- Unsatisfiable            a range beyond the end                416
 |   +-- Invalid                  readable, and refused                 422
 |   +-- TooMany                  a ceiling was reached                 429
 +-- Unavailable                  not now: try again                    503
 |   +-- StoreUnavailable         the database cannot keep it now
++-- NoReply                      forwarded, and the reply was lost     504
 +-- SchemaTooNew                 the database was made by newer code   (start is refused)
 +-- WrongMasterKey               the database was sealed by other keys (start is refused)
 +-- LockHeld                     another process runs the loops        (start is refused)
@@ -33,6 +37,7 @@ class Refusal(CallsheetError):
     status = 400
     code = "bad_request"
     title = "The request was refused"
+    job: str | None = None  # that it is about, for a header
 
     def __init__(
         self, detail: str, *, code: str | None = None, param: str | None = None, retry_after: int | None = None
@@ -72,12 +77,32 @@ class TooLarge(Refusal):
     status, code, title = 413, "too_large", "The body is too large"
 
 
+class Gone(Refusal):
+    status, code, title = 410, "gone", "It is not there any more"
+
+
+class UnsupportedFile(Refusal):
+    status, code, title = 415, "unsupported_file_type", "The file is of a type that is not taken"
+
+
+class Unsatisfiable(Refusal):
+    status, code, title = 416, "range_not_satisfiable", "The range is beyond the end"
+
+    def __init__(self, detail: str, *, length: int | None):
+        super().__init__(detail, param="Range")
+        self.length = length  # of the whole, in bytes
+
+
 class Invalid(Refusal):
     status, code, title = 422, "invalid", "The request is not valid"
 
 
 class TooMany(Refusal):
     status, code, title = 429, "too_many", "A ceiling was reached"
+
+
+class NoReply(Refusal):
+    status, code, title = 504, "no_reply", "The provider's reply was lost"
 
 
 class Unavailable(Refusal):

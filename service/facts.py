@@ -87,10 +87,22 @@ class NotNow(Record, frozen=True, kw_only=True):
 
 
 class NotFound(Record, frozen=True, kw_only=True):
-    """The provider does not know the id, or a look-up found no row of ours."""
+    """The provider does not know the id, or a look-up found no row of ours.
+
+    `conclusive`: the list is documented to show every accepted job, failed ones too, and was read back far enough.
+    `hopeless`: no later look-up could find it either, so that a person must settle it.
+    """
 
     reason: str
-    conclusive: bool = False  # the list is documented to show every accepted job and was read back far enough
+    conclusive: bool = False
+    hopeless: bool = False
+
+
+class Candidates(Record, frozen=True, kw_only=True):
+    """Rows of the provider's list that may be this submit: adopted where exactly one of them belongs to no job."""
+
+    provider_job_ids: tuple[str, ...]
+    note: str | None = None
 
 
 class Unknown(Record, frozen=True, kw_only=True):
@@ -101,7 +113,7 @@ class Unknown(Record, frozen=True, kw_only=True):
 
 SubmitVerdict = Accepted | Done | Refused | NotNow | Unknown
 StatusVerdict = Update | NotFound | NotNow
-LookupVerdict = Accepted | Done | NotFound | NotNow
+LookupVerdict = Accepted | Done | Candidates | NotFound | NotNow
 
 
 # -- what moves a job -----------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""What a request may carry out of the door: its method and headers, judged before anything is dialled."""
+"""What a request may carry out of the door: its method, headers and body, judged before anything is dialled."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import msgspec
 
@@ -14,6 +14,14 @@ _FRAMING = frozenset(
     "host content-length transfer-encoding connection keep-alive expect upgrade te trailer accept-encoding "
     "proxy-authorization proxy-connection".split()
 )
+_ESCAPED = {ord('"'): "%22", ord("\r"): "%0D", ord("\n"): "%0A"}  # as browsers write names in forms (WHATWG)
+
+
+class StreamBody(msgspec.Struct, frozen=True):
+    """A body that is never whole in memory: `length` bytes, no more and no fewer, from a fresh `chunks()`."""
+
+    length: int
+    chunks: Callable[[], AsyncIterator[bytes]]
 
 
 class Outgoing(msgspec.Struct, frozen=True):
@@ -22,7 +30,21 @@ class Outgoing(msgspec.Struct, frozen=True):
     method: str
     url: str
     headers: Mapping[str, str]
-    body: bytes = b""
+    body: bytes | StreamBody = b""
+
+    @property
+    def length(self) -> int:
+        """Of the body, in bytes."""
+        return self.body.length if isinstance(self.body, StreamBody) else len(self.body)
+
+
+class FormFile(msgspec.Struct, frozen=True):
+    """A file in a form: `body` has its size and gives its bytes."""
+
+    field: str
+    name: str
+    content_type: str
+    body: StreamBody
 
 
 def sendable_headers(request: Outgoing) -> tuple[dict[str, str], tuple[str, ...] | None]:
@@ -37,3 +59,30 @@ def sendable_headers(request: Outgoing) -> tuple[dict[str, str], tuple[str, ...]
             headers[name] = value
             typed = typed or lowered == "content-type"
     return headers, None if typed else ("Content-Type",)
+
+
+def multipart(fields: Mapping[str, str], files: Sequence[FormFile], boundary: str) -> StreamBody:
+    """A form as RFC 7578 has it, fields first. Its header: `multipart/form-data; boundary=<boundary>`."""
+    parts: list[bytes | StreamBody] = []
+    for name, value in fields.items():
+        parts.append(_part_head(boundary, name) + value.encode() + b"\r\n")
+    for file in files:
+        parts += [_part_head(boundary, file.field, file.name, file.content_type), file.body, b"\r\n"]
+    parts.append(f"--{boundary}--\r\n".encode())
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for part in parts:
+            if isinstance(part, bytes):
+                yield part
+            else:
+                async for chunk in part.chunks():
+                    yield chunk
+
+    return StreamBody(sum(part.length if isinstance(part, StreamBody) else len(part) for part in parts), chunks)
+
+
+def _part_head(boundary: str, field: str, name: str | None = None, content_type: str | None = None) -> bytes:
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="{field.translate(_ESCAPED)}"'
+    if name is not None:
+        head += f'; filename="{name.translate(_ESCAPED)}"\r\nContent-Type: {content_type}'
+    return (head + "\r\n\r\n").encode()

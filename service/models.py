@@ -35,6 +35,7 @@ class Detail(Record, frozen=True, kw_only=True):
     claimed: str | None = None  # an id that somebody unproven says this job has; read back before it is believed
     cancel_sent_at: int | None = None
     passthrough: bool = False  # submitted by the provider's own API, with the caller's bytes
+    free_if_failed: bool = False  # the provider documents that what it fails is not charged
 
 
 class Job(Record, frozen=True, kw_only=True):
@@ -105,6 +106,11 @@ class CredentialRow(Record, frozen=True, kw_only=True):
     provider: str
     source: str
     sealed: bytes
+    created_at: int = 0
+    updated_at: int = 0
+    paused_at: int | None = None
+    paused_reason: str | None = None
+    deleted_at: int | None = None  # no new submit uses it; the jobs that name it go on with it
 
 
 class Endpoint(Record, frozen=True, kw_only=True):
@@ -268,3 +274,16 @@ class Tenant(Record, frozen=True, kw_only=True):
     created_at: int
     secrets: bytes  # sealed [{secret, until}]: signs what goes to a job's callback_url
     endpoints_version: int = 0
+
+
+class File(Record, frozen=True, kw_only=True):
+    """What a client uploaded, for jobs to name: whole, and not yet expired."""
+
+    num: int
+    id: str
+    tenant: int
+    name: str
+    content_type: str
+    size: int  # bytes
+    created_at: int
+    expires_at: int

@@ -8,7 +8,9 @@ from msgspec.structs import replace
 from service.facts import Arrival, Cost, JobError, Output, Update
 from service.models import Announcement, Decision, Job, Note, Part
 from service.states import TERMINAL, ErrorCode, JobStatus, Json, Work
-from service.views import event_body, job_data
+from service.views import Link, event_body, job_data
+
+CLAIM_AGAIN_MS = 30_000  # between reads of an id that somebody unproven claimed for a job
 
 
 def touched(job: Job, now: int) -> Job:
@@ -38,6 +40,21 @@ def announced(
         supersedes_progress=kind == "job.progress" or moved.detail.progress_at is not None,
     )
     return Decision(verdict=verdict, job=moved, binds=binds, notes=notes, announcements=(event,))
+
+
+def linked(decision: Decision, link: Link, now: int) -> Decision:
+    """The same, its events with their outputs' stable URLs: those need a key, which no rule has."""
+    job = decision.job
+    if job is None or not any(said.data.get("outputs") for said in decision.announcements):
+        return decision
+    events = tuple(_with_links(said, job, link, now) for said in decision.announcements)
+    return replace(decision, announcements=events)
+
+
+def _with_links(said: Announcement, job: Job, link: Link, now: int) -> Announcement:
+    outputs = [{**output, "stable_url": link(job.id, place)} for place, output in enumerate(said.data["outputs"])]
+    data = {**said.data, "outputs": outputs}
+    return replace(said, data=data, body=event_body(said.type, now, data))
 
 
 def ended(job: Job, status: JobStatus, now: int, notes: tuple[Note, ...] = ()) -> Decision:
@@ -76,6 +93,8 @@ def finished(job: Job, whole: Update, now: int) -> Decision:
 def given_up(job: Job, reason: str, now: int, notes: tuple[Note, ...]) -> Decision:
     """No automatic way is left to learn whether it was accepted: said once, settled by a person or by the truth."""
     moved = replace(job, status=JobStatus.UNKNOWN, reason=reason, work=None, due_at=None, lease=None)
+    if job.detail.claimed is not None:  # somebody named an id, which could not be read back yet
+        moved = replace(moved, work=Work.SETTLE, due_at=now + CLAIM_AGAIN_MS)
     once = f"unknown:{job.correlation}"  # a resubmit is a new intent and may become unknown anew
     return announced(touched(moved, now), now, "job.unknown", once=once, notes=notes)
 

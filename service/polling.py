@@ -12,10 +12,10 @@ from typing import Any
 from service.accounts import Accounts
 from service.clock import Clock
 from service.conversation import LEASE_MS, Conversations, Lease, call_for
-from service.facts import Arrival, DeadlinePassed, Fact, NotNow, Unknown
+from service.facts import Arrival, CancelSent, DeadlinePassed, Fact, NotNow, Unknown, Update
 from service.loops import InFlight, until_kept
 from service.models import Credential, Job
-from service.providers import Provider
+from service.providers import Asking, Call, Provider
 from service.settings import Settings
 from service.states import TERMINAL, Source, Work
 from service.stores import Store
@@ -68,8 +68,11 @@ class Polling:
             reason = NotNow(reason="the credential is not configured on this node", after_s=NO_CREDENTIAL_S)
             facts.append((None, reason))
         else:
+            call = self._call(job, credential, given)
+            if self._must_cancel(job):
+                facts += await self._cancel(job, call, lease)
             for named in _to_ask(job):
-                facts.append((named, await self._ask(job, credential, given, named, lease)))
+                facts.append((named, await self._ask(job, call, named, lease)))
         if not facts:
             facts.append((None, NotNow(reason="no provider id is known")))
         if self._is_over(job, [fact for _, fact in facts]):
@@ -83,7 +86,7 @@ class Polling:
         if job.deadline_at is None or job.terminal:
             return False
         late = self._clock.now() - job.deadline_at
-        heard = not all(isinstance(fact, NotNow) for fact in facts)
+        heard = not all(isinstance(fact, NotNow | CancelSent) for fact in facts)
         return late >= 0 and (heard or late >= PATIENCE_MS)
 
     @staticmethod
@@ -91,13 +94,34 @@ class Polling:
         source = Source.CLOCK if isinstance(fact, DeadlinePassed) else Source.POLL
         return Arrival(job=job.num, provider_job_id=named, fact=fact, source=source, lease=lease.token)
 
-    async def _ask(
-        self, job: Job, credential: Credential, given: bytes | None, provider_job_id: str, lease: Lease
-    ) -> Any:
-        options = self._settings.providers[job.provider].options if job.provider in self._settings.providers else {}
-        call = call_for(job, credential, json.loads(given or b"{}"), self._clock.now(), options=options)
+    def _call(self, job: Job, credential: Credential, given: bytes | None) -> Call:
+        options = self._settings.options_of(job.provider)
+        return call_for(job, credential, json.loads(given or b"{}"), self._clock.now(), options=options)
+
+    async def _ask(self, job: Job, call: Call, provider_job_id: str, lease: Lease) -> Any:
+        return await self._hold(job, self._providers[job.provider].status(call, provider_job_id), lease)
+
+    def _must_cancel(self, job: Job) -> bool:
+        """Once, where somebody asked for it or the deadline is over: the provider may stop what nobody waits for."""
+        if job.detail.cancel_sent_at is not None or not self._providers[job.provider].operations[job.operation].cancel:
+            return False
+        overdue = job.deadline_at is not None and self._clock.now() >= job.deadline_at
+        return not job.terminal and (job.cancel_requested_at is not None or overdue)
+
+    async def _cancel(self, job: Job, call: Call, lease: Lease) -> list[tuple[str | None, Fact]]:
+        """Ask the provider to stop; what it says is news like any other. Not sent is tried at the next read."""
+        provider, facts = self._providers[job.provider], list[tuple[str | None, Fact]]()
+        sent = False
+        for named in _to_ask(job):
+            answer = await self._hold(job, provider.cancel(call, named), lease)
+            sent = sent or not isinstance(answer, NotNow)
+            if isinstance(answer, Update) and answer.status in TERMINAL:
+                facts.append((named, answer))
+        return [(None, CancelSent()), *facts] if sent else facts
+
+    async def _hold(self, job: Job, steps: Asking, lease: Lease) -> Any:
         try:
-            verdict = await self._conversations.hold(self._providers[job.provider].status(call, provider_job_id), lease)
+            verdict = await self._conversations.hold(steps, lease)
         except Exception as error:
             log.exception("%s could not be read", job.id)
             return NotNow(reason=f"the reply could not be read ({type(error).__name__})")

@@ -9,6 +9,7 @@ from service.stores import Store
 
 EVERY_S = 60.0
 BATCH = 500
+FILE_CHUNKS = 64  # 16 MB, which the writer reads to free them
 DAY_MS = 86_400_000
 
 
@@ -33,6 +34,7 @@ class Pruning:
             jobs_before=now - settings.retention_jobs_days * DAY_MS,
             limit=BATCH,
         )
-        if deleted < BATCH:
+        chunks = await self._store.prune_files(FILE_CHUNKS)
+        if deleted < BATCH and chunks < FILE_CHUNKS:
             self._due = self._clock.monotonic() + EVERY_S
-        return deleted > 0
+        return deleted + chunks > 0

@@ -25,6 +25,7 @@ LATE_READ_MS = 30 * 60_000  # how often a job past its deadline is still read
 LATE_FOR_MS = 24 * 3_600_000  # and for how long
 HINT_EVERY_MS = 1_000  # unproven callbacks make us read a job no faster than this
 MISSES_BEFORE_GONE = 8  # reads in a row that did not know the id: right after a submit that is not final
+MISSES_AFTER_CANCEL = 3  # reads in a row that did not know an id whose work we had canceled
 GONE_AFTER_MS = 10 * 60_000
 ANOTHER = "it names another job than this one's provider ids"
 
@@ -83,8 +84,10 @@ class FollowRules(SubmitRules):
         return decision
 
     def late_result(self, job: Job, parts: tuple[Part, ...], whole: Update, arrival: Arrival, now: int) -> Decision:
+        early = job.detail.outputs  # announced already, under stable URLs that name their places
+        outputs = (*early, *(output for output in whole.outputs if output not in early))
         detail = replace(
-            job.detail, parts=parts, late=whole, outputs=whole.outputs, cost=settled_cost(job.detail.cost, whole.cost),
+            job.detail, parts=parts, late=whole, outputs=outputs, cost=settled_cost(job.detail.cost, whole.cost),
             provider_data={**(job.detail.provider_data or {}), **(whole.provider_data or {})} or None,
         )  # fmt: skip
         moved = touched(replace(job, work=None, due_at=None, lease=None, detail=detail), now)
@@ -98,6 +101,8 @@ class FollowRules(SubmitRules):
         since = job.accepted_at or job.created_at
         patient = GONE_AFTER_MS if not job.followed else 0
         misses = job.detail.retries + 1
+        if job.detail.cancel_sent_at is not None and misses >= MISSES_AFTER_CANCEL:
+            return self.update(job, replace(arrival, fact=Update(status=JobStatus.CANCELED)), now)
         if misses >= MISSES_BEFORE_GONE and now - since >= patient:
             error = JobError(code=ErrorCode.PROVIDER_ERROR, message="The provider does not know this job.")
             gone = Update(status=JobStatus.FAILED, error=error)  # of several ids, this one alone
@@ -118,10 +123,16 @@ class FollowRules(SubmitRules):
 
     def hint(self, job: Job, arrival: Arrival, now: int) -> Decision:
         """Unproven news: the next read falls due now, and proves it."""
+        hurried = self._read_soon(job, now)
+        if hurried is job:
+            return Decision(verdict="ignored", reason="a read is under way or due")
+        return Decision(verdict="applied", job=touched(hurried, now))
+
+    @staticmethod
+    def _read_soon(job: Job, now: int) -> Job:
         soon = max(now, (job.last_poll_at or 0) + HINT_EVERY_MS)
-        if job.lease is None and job.due_at is not None and job.due_at > soon:
-            return Decision(verdict="applied", job=touched(replace(job, due_at=soon), now))
-        return Decision(verdict="ignored", reason="a read is under way or due")
+        hurries = job.lease is None and job.due_at is not None and job.due_at > soon
+        return replace(job, due_at=soon) if hurries else job
 
     def claim(self, job: Job, arrival: Arrival, now: int) -> Decision:
         """Somebody unproven names this job's id at the provider: it is read with our own key before it is believed."""
@@ -175,6 +186,8 @@ class FollowRules(SubmitRules):
         moved = replace(job, tries=tries, reason=None)
         if arrival.source is Source.POLL:
             moved = was_read(replace(moved, due_at=self.next_read(job, tries, now)), now)
+        elif arrival.source is Source.CALLBACK:  # something happened that the callback alone does not tell
+            moved = self._read_soon(moved, now)
         if not news and before.status is JobStatus.PROCESSING:
             known = old if old.retries == 0 else replace(old, retries=0)
             return Decision(verdict="applied", job=touched(replace(moved, detail=known), now))

@@ -21,7 +21,7 @@ from service.facts import (
     Unknown,
 )
 from service.models import Decision, Job, Note, Part
-from service.outcomes import announced, ended, failed, finished, given_up, touched
+from service.outcomes import CLAIM_AGAIN_MS, announced, ended, failed, finished, given_up, touched
 from service.providers import Operation
 from service.states import TERMINAL, ErrorCode, JobStatus, Work
 
@@ -41,6 +41,8 @@ class SubmitRules:
         detail = job.detail
         if fact.called_back != detail.called_back:
             detail = replace(detail, called_back=fact.called_back)
+        if fact.keep is not None:
+            detail = replace(detail, kept=fact.keep)
         started = job.submitted_at if job.submitted_at is not None else now
         moved = replace(
             job, status=JobStatus.SUBMITTING, work=Work.SETTLE, submitted_at=started, tries=job.tries + 1, reason=None,
@@ -118,7 +120,8 @@ class SubmitRules:
         limited = job.detail.retries + 1 if fact.at_most is not None else 0
         note = _submit_note(arrival, now, "not_now", reason=fact.reason)
         if job.cancel_requested_at is not None:  # asked while the outcome was open: it is not sent again
-            return replace(self.cancel_queued(job, arrival, now), notes=(note,))
+            decision = self.cancel_queued(job, arrival, now)
+            return replace(decision, notes=(note, *decision.notes))
         if fact.at_most is not None and limited > fact.at_most:
             error = fact.error or JobError(code=ErrorCode.PROVIDER_ERROR, message=fact.reason, retryable=True)
             return failed(job, error, now, notes=(note,))
@@ -141,11 +144,28 @@ class SubmitRules:
             error = JobError(code=ErrorCode.NOT_ACCEPTED, message=fact.reason, retryable=True)
             return failed(job, error, now)
         note = _submit_note(arrival, now, "unknown", reason=fact.reason)
-        if now < self.settle_until(job):
+        if isinstance(fact, NotFound):
+            job = unclaimed(job)
+        hopeless = isinstance(fact, NotFound) and fact.hopeless
+        if now < self.settle_until(job) and not hopeless:
             due_at = now + int(self._settle_pause(job, now) * 1000)
             moved = replace(job, reason=fact.reason, work=Work.SETTLE, lease=None, due_at=due_at)
             return Decision(verdict="applied", job=touched(moved, now), notes=(note,))
         return given_up(job, fact.reason, now, (note,))
+
+    def disbelieve(self, job: Job, arrival: Arrival, now: int) -> Decision:
+        """The provider does not know the id that somebody claimed: the job stays unknown."""
+        if job.work is not Work.SETTLE:
+            return Decision(verdict="ignored", reason="nothing was claimed")
+        moved = replace(unclaimed(job), work=None, due_at=None, lease=None)
+        return Decision(verdict="applied", job=touched(moved, now))
+
+    def ask_again(self, job: Job, arrival: Arrival, now: int) -> Decision:
+        """The claimed id could not be read: later."""
+        if job.work is not Work.SETTLE:
+            return Decision(verdict="ignored", reason="nothing was claimed")
+        moved = replace(job, due_at=now + CLAIM_AGAIN_MS, lease=None)
+        return Decision(verdict="applied", job=touched(moved, now))
 
     def _settle_pause(self, job: Job, now: int) -> float:
         """Seconds. Repeats slow down with their number; look-ups are no tries, so that theirs follows the time."""
@@ -167,7 +187,9 @@ class SubmitRules:
     def settle_until(self, job: Job) -> int:
         """Until when the automatic ways to learn a submit's outcome are tried; milliseconds."""
         operation = self.operation_of(job)
-        if operation.settled_by == "person":
+        # What went through unchanged carried no URL of ours, and is never sent again.
+        ways = ("lookup",) if job.detail.passthrough else ("same_key", "lookup", "token")
+        if operation.settled_by not in ways:
             return 0
         longest = operation.poll.longest_s + operation.settle_s
         return (job.submitted_at or job.created_at) + int(longest * 1000)
@@ -180,7 +202,8 @@ class SubmitRules:
             return self.accept(job, Arrival(fact=adopted, source=arrival.source), now)
         if fact.action == "fail":
             error = JobError(code=ErrorCode.NOT_ACCEPTED, message="A person said that it was not accepted.")
-            return failed(job, error, now)
+            said = Note(kind="update", at=now, data={"source": arrival.source, "resolved": fact.action})
+            return failed(job, error, now, notes=(said,))
         if fact.action != "resubmit":
             return Decision(verdict="ignored", reason=f"{fact.action} needs a provider job id")
         span = job.deadline_at - job.created_at if job.deadline_at is not None else None
@@ -193,8 +216,11 @@ class SubmitRules:
         return Decision(verdict="applied", job=touched(moved, now), notes=(note,))
 
     def first_read(self, job: Job, now: int) -> int:
-        """When to ask for the first time: late where the provider was told whom to call, now where a cancel waits."""
-        if job.cancel_requested_at is not None:
+        """When to ask for the first time: late where the provider was told whom to call.
+
+        Now where a cancel waits, or where somebody has called already and was not proof enough.
+        """
+        if job.cancel_requested_at is not None or job.detail.claimed is not None:
             return now
         profile = self.operation_of(job).poll
         return by_deadline(job, now + int((profile.late_s if job.detail.called_back else profile.first_s) * 1000), now)
@@ -203,7 +229,8 @@ class SubmitRules:
         error = JobError(code=ErrorCode.CANCELED, message="Canceled before it was submitted.")
         asked = job.cancel_requested_at if job.cancel_requested_at is not None else now
         moved = replace(job, cancel_requested_at=asked, detail=replace(job.detail, error=error))
-        return ended(moved, JobStatus.CANCELED, now)
+        note = Note(kind="update", at=now, data={"source": arrival.source, "cancel": "before the submit"})
+        return ended(moved, JobStatus.CANCELED, now, notes=(note,))
 
     def backoff(self, n: int, *, first: float, cap: float) -> float:
         """Seconds, doubling from `first` to `cap`, jittered."""
@@ -223,3 +250,8 @@ def _as_accepted(fact: Fact) -> Accepted:
 def _submit_note(arrival: Arrival, now: int, outcome: str, **data: Any) -> Note:
     said = {name: value for name, value in data.items() if value is not None}
     return Note(kind="submit", at=now, data={"outcome": outcome, "source": arrival.source, **said})
+
+
+def unclaimed(job: Job) -> Job:
+    """The job without the id that somebody unproven claimed for it."""
+    return job if job.detail.claimed is None else replace(job, detail=replace(job.detail, claimed=None))

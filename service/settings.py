@@ -10,24 +10,20 @@ import ipaddress
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from service import knobs
 from service.crypto import Secret, Vault, generate_master_key
 from service.errors import CallsheetError
+from service.knobs import LOG_LEVELS, Network, knob, secret_knob
 from service.retries import parse_schedule
 
 PREFIX = "CALLSHEET_"
-MIN_API_KEY_CHARS = 32
 RETRY_SCHEDULE = "0,5,300,1800,7200,18000,36000,50400,72000,86400"  # the example of Standard Webhooks: 75.6 h
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-_FLAGS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-_URL = re.compile(r"https?://(?:[^\s/?#@]+@)?(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?(?:[/?#][!-~]*)?")
 _DOTENV_LINE = re.compile(r"""(?:export\s+)?(\w+)\s*=\s*(?:(?:'([^']*)'|"((?:[^"\\]|\\.)*)")\s*(?:\#.*)?|([^'"].*)?)""")
 # What Kubernetes puts into every pod for a Service whose name begins with ours. Nobody typed these.
 _SERVICE_LINK = re.compile(r"\w+_(SERVICE_(HOST|PORT(_\w+)?)|PORT_[0-9]+_(TCP|UDP)(_\w+)?)=.*|\w+_PORT=\w+://.*")
@@ -37,109 +33,46 @@ class SettingsError(CallsheetError):
     """Settings that cannot be used: one sentence per problem, each naming its variable and the remedy."""
 
 
-def _flag(value: str) -> bool:
-    if value.lower() not in _FLAGS:
-        raise ValueError("it is neither true nor false: give one of these")
-    return _FLAGS[value.lower()]
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def read(value: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,12}", value) or not low <= int(value) <= high:
-            raise ValueError(f"it is not a whole number from {low} to {high}: give one")
-        return int(value)
-
-    return read
-
-
-def _level(value: str) -> str:
-    if value.upper() not in LOG_LEVELS:
-        raise ValueError(f"it is not a level: give one of {', '.join(LOG_LEVELS)}")
-    return value.upper()
-
-
-def _api_key(value: str) -> Secret:
-    if len(value) < MIN_API_KEY_CHARS or not re.fullmatch(r"[!-~]+", value):
-        raise ValueError(f"it is too short or has spaces: give {MIN_API_KEY_CHARS} visible ASCII characters or more")
-    return Secret(value)
-
-
-def _master_keys(value: str) -> Secret:
-    Vault.parse(value)
-    return Secret(value)
-
-
-def _url(value: str) -> str:
-    with contextlib.suppress(ValueError):  # of a port or a bracketed address that cannot be
-        if _URL.fullmatch(value) and urlsplit(value).port != 0:
-            return value
-    raise ValueError("it is not an http or https URL: give one like https://callsheet.example")
-
-
-def _origin(value: str) -> str:
-    parts = urlsplit(_url(value))
-    if parts.query or parts.fragment or "@" in parts.netloc or value.endswith(("/", "?", "#")):
-        raise ValueError("it must be an origin and at most a prefix: remove user, query, fragment and last slash")
-    return value
-
-
-def _database_url(value: str) -> str:
-    form = r"sqlite:///[^?#]*[^?#/]|postgresql://[^/?#\s]*/[^?#\s]+\S*"
-    if re.fullmatch(form, value) and ":memory:" not in value:
-        return value
-    raise ValueError("it is no database: give sqlite:///file.db, sqlite:////absolute/file.db or postgresql://host/name")
-
-
-def _networks(value: str) -> tuple[Network, ...]:
-    try:
-        return tuple(ipaddress.ip_network(item.strip()) for item in value.split(",") if value)
-    except ValueError as error:
-        raise ValueError(f"{error}: give networks like 127.0.0.0/8,::1/128") from None
-
-
-def knob(default: str | None, read: Callable[[str], Any], unit: str, doc: str, *, secret: bool = False) -> Any:
-    """One row of the table. A secret is left out of repr and errors, and may be given by a file (`X_FILE`)."""
-    value = None if default is None else read(default)
-    unit = f"{unit}, or X_FILE" if secret else unit
-    return field(default=value, repr=not secret, metadata={"text": default, "read": read, "unit": unit, "doc": doc})
-
-
-secret_knob = partial(knob, secret=True)
-
-
 @dataclass(frozen=True, kw_only=True)
 class ProviderSettings:
     """The default tenant's credential for one provider. `options` are that provider's own names, in lower case."""
 
     api_key: Secret | None = secret_knob(None, Secret, "text", "the default tenant's key for this provider")
-    base_url: str | None = knob(None, _origin, "URL", "the provider's origin and prefix, else its public address")
+    base_url: str | None = knob(None, knobs.origin, "URL", "the provider's origin and prefix, else its public address")
     callback_secret: Secret | None = secret_knob(None, Secret, "text", "what the provider signs its callbacks with")
     callback_id: str | None = knob(None, str, "text", "the provider's id of our callback URL (PixVerse: webhook_id)")
-    poll: bool | None = knob(None, _flag, "true or false", "whether to poll, else as the provider's file says")
+    poll: bool | None = knob(None, knobs.flag, "true or false", "whether to poll, else as the provider's file says")
+    concurrency: int | None = knob(None, knobs.whole(1, 100_000), "jobs", "at the provider at a time, per credential")
+    rate: float | None = knob(None, knobs.rate, "per second", "submits to the provider, per credential")
     options: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    database_url: str = secret_knob("sqlite:///callsheet.db", _database_url, "URL", "all state; or postgresql://...")
-    public_url: str = knob("http://127.0.0.1:8080", _origin, "URL", "where providers reach this service")
-    url: str = knob("http://127.0.0.1:8080", _origin, "URL", "where the command line finds the service")
-    api_key: Secret | None = secret_knob(None, _api_key, "text", "an admin key of your own, 32 characters or more")
-    master_keys: Secret | None = secret_knob(None, _master_keys, "id:base64,...", "32 bytes each, the first encrypts")
-    egress_allow: tuple[Network, ...] = knob("", _networks, "networks", "networks that pass all address checks")
-    egress_proxy: str | None = secret_knob(None, _url, "URL", "a proxy that deliveries go through")
-    sandbox_url: str | None = knob(None, _origin, "URL", "a sandbox that stands in for providers without a key")
-    operator_url: str | None = secret_knob(None, _url, "URL", "gets what the operator must know, of all tenants")
+    database_url: str = secret_knob(
+        "sqlite:///callsheet.db", knobs.database_url, "URL", "all state; or postgresql://..."
+    )
+    public_url: str = knob("http://127.0.0.1:8080", knobs.origin, "URL", "where providers reach this service")
+    url: str = knob("http://127.0.0.1:8080", knobs.origin, "URL", "where the command line finds the service")
+    api_key: Secret | None = secret_knob(None, knobs.api_key, "text", "an admin key of your own, 32 characters or more")
+    master_keys: Secret | None = secret_knob(None, knobs.master_keys, "id:base64,...", "32 bytes each, first encrypts")
+    egress_allow: tuple[Network, ...] = knob("", knobs.networks, "networks", "networks that pass all address checks")
+    egress_proxy: str | None = secret_knob(None, knobs.url, "URL", "a proxy that deliveries go through")
+    sandbox_url: str | None = knob(None, knobs.origin, "URL", "a sandbox that stands in for providers without a key")
+    operator_url: str | None = secret_knob(None, knobs.url, "URL", "gets what the operator must know, of all tenants")
     retry_schedule: tuple[float, ...] = knob(RETRY_SCHEDULE, parse_schedule, "seconds", "before each delivery attempt")
-    delivery_timeout: int = knob("15", _whole(1, 30), "seconds", "for one delivery attempt, at most 30")
-    delivery_concurrency: int = knob("256", _whole(1, 10_000), "requests", "deliveries in flight, all together")
-    endpoint_concurrency: int = knob("16", _whole(1, 1_000), "requests", "deliveries in flight to one endpoint")
-    credential_concurrency: int = knob("16", _whole(1, 1_000), "requests", "submits in flight for one credential")
-    max_pending_jobs: int = knob("100000", _whole(1, 10**9), "jobs", "queued per tenant; past it a submit gets 429")
-    retention_attempts_days: int = knob("30", _whole(1, 36_500), "days", "that attempts are kept")
-    retention_jobs_days: int = knob("90", _whole(1, 36_500), "days", "that finished jobs and their events are kept")
-    retention_held_days: int = knob("30", _whole(1, 36_500), "days", "that held deliveries wait for their endpoint")
-    log_level: str = knob("INFO", _level, "level", f"how much is logged: {', '.join(LOG_LEVELS)}")
+    delivery_timeout: int = knob("15", knobs.whole(1, 30), "seconds", "for one delivery attempt, at most 30")
+    delivery_concurrency: int = knob("256", knobs.whole(1, 10_000), "requests", "deliveries in flight, all together")
+    endpoint_concurrency: int = knob("16", knobs.whole(1, 1_000), "requests", "deliveries in flight to one endpoint")
+    credential_concurrency: int = knob("16", knobs.whole(1, 1_000), "requests", "submits in flight for one credential")
+    max_pending_jobs: int = knob("100000", knobs.whole(1, 10**9), "jobs", "queued per tenant; past it 429")
+    retention_attempts_days: int = knob("30", knobs.whole(1, 36_500), "days", "that attempts are kept")
+    retention_jobs_days: int = knob("90", knobs.whole(1, 36_500), "days", "that finished jobs and events are kept")
+    retention_held_days: int = knob("30", knobs.whole(1, 36_500), "days", "that held deliveries wait")
+    retention_files_days: int = knob("7", knobs.whole(1, 36_500), "days", "that uploaded files are kept")
+    max_file_bytes: int = knob("104857600", knobs.whole(1, 10**11), "bytes", "of one uploaded file")
+    max_stored_bytes: int = knob("10737418240", knobs.whole(1, 10**12 - 1), "bytes", "of a tenant's files, together")
+    log_level: str = knob("INFO", knobs.level, "level", f"how much is logged: {', '.join(LOG_LEVELS)}")
     providers: dict[str, ProviderSettings] = field(default_factory=dict)
 
     @property
@@ -149,6 +82,11 @@ class Settings:
         with contextlib.suppress(ValueError):
             return ipaddress.ip_address(host).is_loopback
         return host == "localhost" or host.endswith(".localhost")
+
+    def options_of(self, provider: str) -> Mapping[str, str]:
+        """A provider's own settings, beyond the common ones."""
+        given = self.providers.get(provider)
+        return given.options if given is not None else {}
 
     @property
     def database_path(self) -> Path | None:

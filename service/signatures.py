@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from service.errors import CallsheetError, SignatureRefused
 
@@ -149,6 +151,15 @@ def verify(
     if seconds < now - tolerance:
         raise StaleSignature(verified)
     return verified
+
+
+def verify_ed25519(key: bytes, signature: bytes, text: bytes) -> bool:
+    """Whether it is the text's signature by this public key of 32 bytes; False for what is no key or no signature."""
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, text)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 def _read_triple(headers: Mapping[str, str]) -> tuple[str, str, str]:

@@ -6,22 +6,38 @@ The loop sends what was accepted; where the outcome of a POST is not known, it l
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
-from msgspec.structs import replace
-
-from service import addresses
+from service.account_facts import AccountFacts
 from service.accounts import Accounts
+from service.calling import Calling
 from service.clock import Clock
 from service.conversation import LEASE_MS, SHORTEST_SUBMIT_S, Conversations, Lease, Stopped, call_for
-from service.facts import Accepted, Arrival, Begin, DeadlinePassed, Done, NotNow, SubmitVerdict, Unknown
+from service.errors import Refusal
+from service.facts import (
+    Accepted,
+    Arrival,
+    Begin,
+    Candidates,
+    DeadlinePassed,
+    Done,
+    JobError,
+    NotFound,
+    NotNow,
+    Refused,
+    SubmitVerdict,
+    Unknown,
+    Update,
+)
+from service.files import FileRefs
+from service.gates import Gates
 from service.loops import InFlight, until_kept
 from service.models import Credential, Job
-from service.providers import Call, Operation, Provider
+from service.pausing import Pausing
+from service.providers import Call, Operation, Provider, Request
 from service.settings import Settings
-from service.states import Source, Work
+from service.states import ErrorCode, Source, Work
 from service.stores import Store
 from service.transitions import Transitions
 
@@ -45,12 +61,19 @@ class Submission:
         transitions: Transitions,
         conversations: Conversations,
         accounts: Accounts,
+        account_facts: AccountFacts,
+        calling: Calling,
+        refs: FileRefs,
+        gates: Gates,
+        pausing: Pausing,
         providers: Mapping[str, Provider],
         settings: Settings,
         clock: Clock,
     ):
         self._store, self._transitions, self._conversations = store, transitions, conversations
-        self._accounts, self._providers, self._settings, self._clock = accounts, providers, settings, clock
+        self._accounts, self._account_facts, self._calling, self._refs = accounts, account_facts, calling, refs
+        self._gates, self._pausing = gates, pausing
+        self._providers, self._settings, self._clock = providers, settings, clock
         self.flying = InFlight(
             per_key=settings.credential_concurrency, total=settings.delivery_concurrency, group_of=accounts.provider_of
         )
@@ -62,21 +85,34 @@ class Submission:
         worked = await self._expire_queued()
         if budget < self.needs_s:
             return worked
+        await self._gates.refresh()
         for work, send in ((Work.SETTLE, self._settle), (Work.SUBMIT, self._submit)):
             ends = self._clock.monotonic() + LEASE_MS / 1000
             limit = min(CLAIM, self.flying.free)
-            claimed = await self._store.claim_jobs(work, room=self.flying.rooms(), lease_ms=LEASE_MS, limit=limit)
+            room = self.flying.rooms()
+            if work is Work.SUBMIT:
+                room = self._gates.room(room)
+            claimed = await self._store.claim_jobs(work, room=room, lease_ms=LEASE_MS, limit=limit)
             for job, given in claimed:
                 lease = Lease(job.lease, ends, self._clock, within=budget)
-                self.flying.start(job.credential, self._wake_after(send(job, given, lease)))
+                self.flying.start(job.credential, self._through_gate(job, work, send(job, given, lease)))
             worked = worked or bool(claimed)
         return worked
 
-    async def _wake_after(self, work: Any) -> None:
-        try:
-            await work
-        finally:
-            self.wake.set()  # a slot is free
+    def _through_gate(self, job: Job, work: Work, sending: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None]:
+        """Counted from now on, not only when it gets its turn."""
+        if work is Work.SUBMIT:
+            self._gates.started(job.credential)
+
+        async def counted() -> None:
+            try:
+                await sending
+            finally:
+                if work is Work.SUBMIT:
+                    self._gates.answered(job.credential)
+                self.wake.set()  # a slot is free
+
+        return counted()
 
     async def _expire_queued(self) -> bool:
         if self._clock.monotonic() - self._overdue_at < OVERDUE_EVERY_S:
@@ -87,39 +123,30 @@ class Submission:
         await self._transitions.apply([Arrival(job=num, fact=fact, source=Source.CLOCK) for num in overdue])
         return bool(overdue)
 
+    # -- sending
+
     async def _submit(self, job: Job, given: bytes | None, lease: Lease) -> None:
         credential = await self._accounts.credential_by_number(job.credential)
         if credential is None:
             reason = NotNow(reason="the credential is not configured on this node", after_s=NO_CREDENTIAL_S)
             await self._record(job, reason, lease)
             return
-        await self._post(job, credential, given, lease, repeat=False)
+        try:
+            call = await self._call(job, credential, given)
+            self._providers[job.provider].allows(call)
+        except Refusal as refused:  # a file is gone, or the account allows less than when the job was accepted
+            error = JobError(code=ErrorCode.INVALID_INPUT, message=refused.detail)
+            await self._record(job, Refused(error=error), lease)
+            return
+        await self._post(job, call, lease)
 
-    async def _settle(self, job: Job, given: bytes | None, lease: Lease) -> None:
-        """Learn what became of a POST: by repeating it under the same key, by looking it up, or not at all."""
-        credential = await self._accounts.credential_by_number(job.credential)
+    async def _post(self, job: Job, call: Call, lease: Lease) -> None:
         provider = self._providers[job.provider]
-        operation = provider.operations[job.operation]
-        repeat_until = (job.submitted_at or 0) + int(operation.settle_s * 1000)
-        if credential is None or operation.settled_by in ("person", "token"):
-            await self._record(job, Unknown(reason="the provider's reply was never read"), lease)
-        elif operation.settled_by == "same_key" and self._clock.now() < repeat_until:
-            await self._post(job, credential, given, lease, repeat=True)
-        else:
-            call = self._call(job, credential, given, operation)
-            verdict = await self._conversations.hold(provider.lookup(call), lease)
-            still = Unknown(reason=f"looked up: {verdict.reason}") if isinstance(verdict, NotNow) else verdict
-            await self._record(job, still, lease)
-
-    async def _post(self, job: Job, credential: Credential, given: bytes | None, lease: Lease, *, repeat: bool) -> None:
-        provider = self._providers[job.provider]
-        operation = provider.operations[job.operation]
-        call = replace(self._call(job, credential, given, operation), repeat=repeat)
         called_back = call.callback_id is not None or call.callback_url is not None
         told = "the provider calls back" if called_back else "polled: the provider is given nothing to call"
 
-        async def begin() -> bool:
-            fact = Begin(called_back=called_back, told=told)
+        async def begin(request: Request) -> bool:
+            fact = Begin(called_back=called_back, told=told, keep=request.keep)
             arrival = Arrival(job=job.num, fact=fact, source=Source.SUBMIT, lease=lease.token)
             return (await self._transitions.apply_one(arrival)).verdict == "applied"
 
@@ -130,38 +157,93 @@ class Submission:
         except Exception as error:
             log.exception("%s could not be submitted", job.id)
             verdict = Unknown(reason=f"the reply could not be read ({type(error).__name__})")
-        if repeat and not isinstance(verdict, Accepted | Done):
+        if call.repeat and not isinstance(verdict, Accepted | Done):
             # An error to a repeat is no refusal of the first POST.
             verdict = Unknown(reason=getattr(verdict, "reason", "the repeat was refused"))
         await self._record(job, verdict, lease)
 
-    def _call(self, job: Job, credential: Credential, given: bytes | None, operation: Operation) -> Call:
-        told = self._callback_for(credential, operation)
-        options = self._settings.providers[job.provider].options if job.provider in self._settings.providers else {}
-        now = self._clock.now()
-        return call_for(job, credential, json.loads(given or b"{}"), now, callback_id=told, options=options)
+    async def _call(self, job: Job, credential: Credential, given: bytes | None, *, repeat: bool = False) -> Call:
+        """Raises `Refusal` where the input names a file that is not to be had."""
+        operation, ours = self._operation(job), not job.detail.passthrough
+        decoded = json.loads(given or b"{}")
+        kept = job.detail.kept if repeat else None
+        uses = operation.files(decoded) if kept is None else []
+        return call_for(
+            job,
+            credential,
+            decoded,
+            self._clock.now(),
+            callback_id=self._calling.id_for(credential, operation) if ours else None,
+            callback_url=self._calling.url_for(job, credential, operation) if ours else None,
+            options=self._settings.options_of(job.provider),
+            files=await self._refs(job.tenant, uses, credential) if uses else {},
+            account=await self._account_facts.of(credential),
+            repeat=repeat,
+            kept=kept,
+        )
 
-    def _callback_for(self, credential: Credential, operation: Operation) -> str | None:
-        """The id under which the provider knows our URL; None where it is polled instead."""
-        given = self._settings.providers.get(credential.provider)
-        if not operation.callback or credential.callback_secret is None or (given is not None and given.poll):
-            return None
-        provider_is_here = _is_here(credential.base_url)
-        if self._settings.public_is_loopback and not provider_is_here:
-            return None  # it could not reach us: polled, and the timeline says so
-        return credential.callback_id
+    def _operation(self, job: Job) -> Operation:
+        return self._providers[job.provider].operations[job.operation]
 
     def _submit_s(self, job: Job) -> float:
-        operation = self._providers[job.provider].operations[job.operation]
+        operation = self._operation(job)
         return operation.quick().submit_s if self._accounts.is_sandbox(job.credential) else operation.submit_s
+
+    # -- learning what became of a POST
+
+    async def _settle(self, job: Job, given: bytes | None, lease: Lease) -> None:
+        """By reading an id that somebody named, by repeating the POST under the same key, or by looking it up."""
+        credential = await self._accounts.credential_by_number(job.credential)
+        operation = self._operation(job)
+        repeat_until = (job.submitted_at or 0) + int(operation.settle_s * 1000)
+        if credential is None:
+            await self._record(job, Unknown(reason="the credential is not configured on this node"), lease)
+        elif job.detail.claimed is not None:
+            await self._read_claimed(job, await self._call(job, credential, given, repeat=True), lease)
+        elif operation.settled_by == "person":
+            await self._record(job, Unknown(reason="the provider's reply was never read"), lease)
+        elif operation.settled_by == "same_key" and self._clock.now() < repeat_until and not job.detail.passthrough:
+            await self._post(job, await self._call(job, credential, given, repeat=True), lease)
+        else:
+            await self._look_up(job, await self._call(job, credential, given, repeat=True), lease)
+
+    async def _look_up(self, job: Job, call: Call, lease: Lease) -> None:
+        verdict: Any = await self._conversations.hold(self._providers[job.provider].lookup(call), lease)
+        if isinstance(verdict, Candidates):
+            verdict = await self._unbound(job, verdict)
+        still = Unknown(reason=f"looked up: {verdict.reason}") if isinstance(verdict, NotNow) else verdict
+        await self._record(job, still, lease)
+
+    async def _unbound(self, job: Job, rows: Candidates) -> SubmitVerdict | NotFound:
+        """The one row that belongs to no job; a person must choose where there are several."""
+        owners = {row: await self._store.job_by_provider_id(job.credential, row) for row in rows.provider_job_ids}
+        free = [row for row, owner in owners.items() if owner is None or owner.num == job.num]
+        if len(free) == 1:
+            return Accepted(provider_job_ids=(free[0],), note=rows.note or "found in the provider's list")
+        if free:
+            return NotFound(reason=f"{len(free)} rows of the provider's list fit this submit", hopeless=True)
+        return NotFound(reason="the rows of the provider's list that fit belong to other jobs")
+
+    async def _read_claimed(self, job: Job, call: Call, lease: Lease) -> None:
+        """The status of the claimed id, asked with our own key: where the provider knows it, it is this job's."""
+        claimed = job.detail.claimed or ""
+        verdict: Any = await self._conversations.hold(self._providers[job.provider].status(call, claimed), lease)
+        if not isinstance(verdict, Update):  # a status that cannot be read now says nothing about the submit
+            still = Unknown(reason=f"read back: {verdict.reason}") if isinstance(verdict, NotNow) else verdict
+            await self._record(job, still, lease)
+            return
+        await self._record(job, Accepted(provider_job_ids=(claimed,), note="a callback named it"), lease)
+        news = Arrival(job=job.num, provider_job_id=claimed, fact=verdict, source=Source.POLL)
+        await until_kept(lambda: self._transitions.apply_one(news))
 
     async def _record(self, job: Job, verdict: SubmitVerdict | Any, lease: Lease) -> None:
         # That the provider accepted is true whoever holds the lease now; anything else only its holder may say.
         token = None if isinstance(verdict, Accepted | Done) else lease.token
         arrival = Arrival(job=job.num, fact=verdict, source=Source.SUBMIT, lease=token)
-        await until_kept(lambda: self._transitions.apply_one(arrival))
-
-
-def _is_here(base_url: str) -> bool:
-    """Whether the provider is on this machine, as a sandbox is: then it reaches a public URL on loopback."""
-    return addresses.is_loopback_host(urlsplit(base_url).hostname or "")
+        applied = await until_kept(lambda: self._transitions.apply_one(arrival))
+        if isinstance(verdict, Accepted | Done):
+            self._gates.let_in(job.credential)
+        elif isinstance(verdict, NotNow) and verdict.whole:
+            self._gates.refused(job.credential, verdict)
+        elif isinstance(verdict, Refused) and verdict.pauses and applied.verdict == "applied":
+            await self._pausing.pause(job, verdict.error)

@@ -24,19 +24,25 @@ from service.facts import (
     Update,
 )
 from service.models import Applied, Decision, DueDelivery, Job
+from service.outcomes import linked
 from service.rules_follow import FollowRules
 from service.states import TERMINAL, JobStatus
 from service.stores import Store
+from service.views import Link, no_link
 
 Rule = Callable[["Rules", Job, Arrival, int], Decision]
 
 
 class Rules(FollowRules):
-    """Decides for every job, by the table below."""
+    """Decides for every job, by the table below. `link` makes the stable URLs of outputs, the same each time."""
+
+    def __init__(self, *, link: Link = no_link, **policy: Any):
+        super().__init__(**policy)
+        self._link = link
 
     def decide(self, job: Job, arrival: Arrival, now: int) -> Decision:
         """The table's answer. Asked again with the same arguments it gives the same state."""
-        return TABLE[type(arrival.fact)][job.status](self, job, arrival, now)
+        return linked(TABLE[type(arrival.fact)][job.status](self, job, arrival, now), self._link, now)
 
 
 def ignore(rules: Rules, job: Job, arrival: Arrival, now: int) -> Decision:
@@ -68,8 +74,8 @@ TABLE: Mapping[type, Mapping[JobStatus, Rule]] = {
     Done:           _row(R.finish_at_once, R.finish_at_once, R.finish_at_once, R.finish_at_once, R.finish_late),
     Refused:        _row(R.refuse,         R.refuse),
     NotNow:         _row(R.wait,           R.wait,           ignore,           R.read_later,     R.stop_reading),
-    Unknown:        _row(ignore,           R.lose,           ignore,           ignore,           ignore),
-    NotFound:       _row(ignore,           R.lose,           ignore,           R.missing,        R.stop_reading),
+    Unknown:        _row(ignore,           R.lose,           R.ask_again,      ignore,           ignore),
+    NotFound:       _row(ignore,           R.lose,           R.disbelieve,     R.missing,        R.stop_reading),
     Clash:          _row(ignore,           R.clash,          R.clash,          ignore,           ignore),
     Update:         _row(R.update_queued,  R.update,         R.update,         R.update,         R.update_late),
     Hint:           _row(ignore,           R.claim,          R.claim,          R.hint,           ignore),

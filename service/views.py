@@ -1,5 +1,6 @@
 """The shapes that clients see: one function per kind of object, used by the API and by event bodies."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -12,7 +13,13 @@ from service.states import JobStatus, Json
 
 MAX_EVENT_BYTES = 256 * 1024  # serverless receivers cap bodies near this; beyond it the event is thin
 
+Link = Callable[[str, int], str | None]  # the stable URL of a job's output: the job's id, the output's place
+
 _encode = msgspec.json.encode
+
+
+def no_link(job_id: str, place: int) -> None:
+    """For who has no key to make links with."""
 
 
 @lru_cache(maxsize=4096)  # the same few moments are written again and again
@@ -32,9 +39,9 @@ def parse_instant(text: str) -> int | None:
     return None if at.tzinfo is None else int(at.timestamp() * 1000)
 
 
-def output_view(output: Output) -> Json:
-    fields: Json = {name: getattr(output, name) for name in output.__struct_fields__}
-    return {**fields, "stable_url": None, "expires_at": instant(output.expires_at)}
+def output_view(output: Output, stable_url: str | None) -> Json:
+    fields: Json = {name: getattr(output, name) for name in output.__struct_fields__ if name != "needs_key"}
+    return {**fields, "stable_url": stable_url, "expires_at": instant(output.expires_at)}
 
 
 def error_view(error: JobError | None) -> Json | None:
@@ -45,7 +52,7 @@ def cost_view(cost: Cost | None) -> Json | None:
     return None if cost is None else {"amount": cost.amount, "unit": cost.unit, "source": cost.source}
 
 
-def job_data(job: Job, now: int) -> Json:
+def job_data(job: Job, now: int, link: Link = no_link) -> Json:
     """The job as an event's `data`: without `input` and `callback_url`."""
     detail = job.detail
     return {
@@ -58,7 +65,7 @@ def job_data(job: Job, now: int) -> Json:
         "provider_job_ids": list(job.provider_job_ids),
         "progress": detail.progress,
         "queue_position": detail.queue_position,
-        "outputs": [output_view(output) for output in detail.outputs],
+        "outputs": [output_view(output, link(job.id, place)) for place, output in enumerate(detail.outputs)],
         "error": error_view(detail.error),
         "failures": _failures(detail.parts),
         "cost": cost_view(detail.cost),
@@ -84,10 +91,10 @@ def _failures(parts: tuple[Part, ...]) -> list[Json]:
     ]
 
 
-def job_view(job: Job, given: bytes | None, now: int) -> Json:
+def job_view(job: Job, given: bytes | None, now: int, link: Link) -> Json:
     """The job as its owner sees it; `given` is the stored input."""
     origin = job.detail.callback_origin
-    return {**job_data(job, now), "input": msgspec.Raw(given) if given else None, "callback_url": origin}
+    return {**job_data(job, now, link), "input": msgspec.Raw(given) if given else None, "callback_url": origin}
 
 
 def event_body(kind: str, at: int, data: Json) -> bytes:

@@ -375,3 +375,32 @@ def test_the_official_library_verifies_what_we_sign(key, old, number):
     headers = signed_headers([old, key], event_id="evt_1", timestamp=now, body=body)
     theirs = standardwebhooks.Webhook("whsec_" + base64.b64encode(key).decode())
     assert theirs.verify(body, headers) == {"n": number}
+
+
+# -- Ed25519, as providers use it for callbacks
+
+PUBLIC_KEY = bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")  # RFC 8032, test 1
+EMPTY_TEXT = bytes.fromhex(
+    "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46b"
+    "d25bf5f0595bbe24655141438e7a100b"
+)
+
+
+def test_the_published_ed25519_vector_verifies():
+    assert signatures.verify_ed25519(PUBLIC_KEY, EMPTY_TEXT, b"") is True
+
+
+@pytest.mark.parametrize(
+    ("key", "signature", "text"),
+    [
+        (PUBLIC_KEY, EMPTY_TEXT, b"x"),
+        (PUBLIC_KEY, EMPTY_TEXT[::-1], b""),
+        (PUBLIC_KEY, EMPTY_TEXT[:-1], b""),
+        (PUBLIC_KEY, b"", b""),
+        (PUBLIC_KEY[:-1], EMPTY_TEXT, b""),
+        (b"", EMPTY_TEXT, b""),
+        (b"\xff" * 32, EMPTY_TEXT, b""),
+    ],
+)
+def test_what_is_no_ed25519_signature_of_the_text_does_not_verify(key, signature, text):
+    assert signatures.verify_ed25519(key, signature, text) is False

@@ -31,6 +31,7 @@ from service.facts import (
     Arrival,
     Begin,
     CancelAsked,
+    CancelSent,
     Clash,
     DeadlinePassed,
     Done,
@@ -231,7 +232,7 @@ polls = st.builds(
 )
 callbacks = st.builds(
     Said,
-    fact=updates | st.just(Hint()),
+    fact=updates | st.sampled_from([Hint(), Hint(claims="p1"), Hint(claims="made-up")]),
     source=st.just(Source.CALLBACK),
     named=ids,
     dedupe=st.sampled_from([None, "d1", "d2", "d3", "d4"]),
@@ -249,8 +250,9 @@ clients = st.builds(
     source=st.just(Source.CLIENT),
     who=whos,
 )
+cancels = st.builds(Said, fact=st.just(CancelSent()), source=st.just(Source.POLL), lease=leases, who=whos)
 deadlines = st.builds(Said, fact=st.just(DeadlinePassed()), source=st.just(Source.CLOCK), lease=leases, who=whos)
-anything = st.one_of(submits, polls, callbacks, clients, deadlines)
+anything = st.one_of(submits, polls, callbacks, clients, cancels, deadlines)
 EVERY = (  # one of each kind, and one of each status
     Begin(),
     Accepted(provider_job_ids=("p1",)),
@@ -263,7 +265,9 @@ EVERY = (  # one of each kind, and one of each status
     an_update("succeeded"),
     an_update("canceled"),
     Hint(),
+    Hint(claims="p1"),
     CancelAsked(supported=True),
+    CancelSent(),
     DeadlinePassed(),
     Resolve(action="resubmit"),
 )
@@ -601,7 +605,10 @@ class Machine(RuleBasedStateMachine):
         if after.status is JobStatus.UNKNOWN and before.status is not JobStatus.UNKNOWN:
             assert before.status is JobStatus.SUBMITTING
         if isinstance(said.fact, Hint):
+            detail = replace(before.detail, claimed=after.detail.claimed)
+            work = after.work if said.fact.claims is not None else before.work
             same = replace(before, due_at=after.due_at, version=after.version, updated_at=after.updated_at)
+            same = replace(same, detail=detail, work=work)
             assert after == same, "a hint does more than to hurry a read (I4)"
         assert result.verdict in ("applied", "late", "ignored", "duplicate", "clash")
 
@@ -638,7 +645,8 @@ class Machine(RuleBasedStateMachine):
         if job.terminal:
             self._ended_soundly(job)
         elif job.status is JobStatus.UNKNOWN:
-            assert (job.work, job.due_at, job.lease) == (None, None, None)
+            claimed = job.work is Work.SETTLE and job.detail.claimed is not None and job.due_at is not None
+            assert claimed or (job.work, job.due_at, job.lease) == (None, None, None)
             assert job.reason
         else:
             assert job.work is work[job.status]
@@ -827,7 +835,9 @@ TRACED: tuple[Fact | None, ...] = (  # None: an hour passes
     an_update("failed"),
     an_update("canceled"),
     Hint(),
+    Hint(claims="p1"),
     CancelAsked(supported=True),
+    CancelSent(),
     CancelAsked(supported=False),
     DeadlinePassed(),
     Resolve(action="adopt", provider_job_id="p3"),

@@ -426,6 +426,14 @@ def settled(by: str, **changes):
     return some_rules(an_operation(by, **changes))
 
 
+@pytest.mark.parametrize("way", ["person", "same_key", "token"])
+def test_what_went_through_unchanged_is_unknown_at_once_where_only_a_look_up_could_tell(way):
+    job = a_job("submitting", detail=Detail(passthrough=True))
+    assert decide(job, Unknown(reason="no reply"), Source.SUBMIT, rules=settled(way)).job.status == "unknown"
+    looked_up = decide(job, Unknown(reason="no reply"), Source.SUBMIT, rules=settled("lookup")).job
+    assert looked_up.status == "submitting"
+
+
 def test_where_a_person_settles_it_the_outcome_is_unknown_at_once():
     decision = decide(a_job("submitting"), Unknown(reason="no reply"), Source.SUBMIT, rules=settled("person"))
     assert outcome(a_job("submitting"), decision) == "applied unknown job.unknown"

@@ -21,9 +21,14 @@ SECTIONS = {
     "To use it": {
         "submit": "Submit a job, or follow one submitted elsewhere.",
         "jobs": "See, cancel, settle and erase jobs.",
+        "files": "Upload what jobs name; see and delete it.",
         "endpoints": "Say where events are delivered.",
         "events": "See and replay what happened.",
         "deliveries": "See and retry what was sent.",
+        "catalog": "See the models, voices, styles, ... of a provider.",
+        "quote": "Ask what a job would cost.",
+        "balance": "Ask what is left at a provider.",
+        "usage": "See what jobs have cost.",
     },
     "To develop against it": {
         "sandbox": "Play the providers over real HTTP.",
@@ -32,6 +37,9 @@ SECTIONS = {
     "To run it": {
         "keys": "Make, list and revoke API keys.",
         "tenants": "Make, list and delete tenants.",
+        "credentials": "Give a tenant its own keys for providers.",
+        "budgets": "Limit what a tenant's jobs may cost.",
+        "reconcile": "Compare a provider's own books with the jobs here.",
         "tick": "Run every loop once, where nothing may run for ever.",
         "migrate": "Make the database, or bring it up to date.",
         "doctor": "Check settings, database and providers; spends nothing.",

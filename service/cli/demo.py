@@ -32,6 +32,26 @@ JOBS: tuple[dict[str, Any], ...] = (
         },
     },
     {"provider": "peakmv", "operation": "generate", "input": {"audio_url": "https://example.com/song.mp3"}},
+    {
+        "provider": "progressiverobot",
+        "operation": "generate",
+        "input": {"prompt": "a lighthouse in a storm", "model": "wan-t2v", "frames": 41, "steps": 4},
+    },
+    {
+        "provider": "aimlapi",
+        "operation": "video",
+        "input": {"model": "pixverse/v5/text-to-video", "prompt": "a lighthouse in a storm"},
+    },
+    {
+        "provider": "replicate",
+        "operation": "prediction",
+        "input": {"version": "sandbox-model", "input": {"prompt": "a lighthouse in a storm"}},
+    },
+    {
+        "provider": "fal",
+        "operation": "queue",
+        "input": {"model": "fal-ai/fast-sdxl", "input": {"prompt": "a lighthouse in a storm"}},
+    },
 )  # fmt: skip
 
 
@@ -40,8 +60,8 @@ JOBS: tuple[dict[str, Any], ...] = (
 def command(once: bool) -> None:
     """Show the whole of it on this machine: nothing is charged, no key is needed, nothing is left behind.
 
-    A job goes to each provider of the sandbox. One calls back, twice; the other is polled. The subscriber refuses
-    the first attempt of each delivery, and checks the signatures. Then all stays up, with lines to paste.
+    A job goes to each provider of the sandbox. Three call back, one of them twice; the others are polled. The
+    subscriber refuses one attempt in three, and checks the signatures. Then all stays up, with lines to paste.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
@@ -66,7 +86,7 @@ def _show(folder: Path, ends: ExitStack, once: bool) -> None:
     ends.callback(_end, processes)
     processes.start()
     click.echo(f"service     {processes.service}\nsandbox     {processes.sandbox}    plays the providers")
-    click.echo(f"subscriber  {processes.subscriber}    refuses the first attempt of each delivery\n")
+    click.echo(f"subscriber  {processes.subscriber}    refuses one attempt in three\n")
     api = Api(processes.settings)
     ends.callback(api.close)
     story = _begin(api, processes)

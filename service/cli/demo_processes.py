@@ -43,7 +43,7 @@ class Processes:
     def start(self) -> None:
         """Start all three, and return when each takes requests."""
         self._start("sandbox", "sandbox", "--port", _port(self.sandbox), "--service-url", self.service)
-        self._start("subscriber", "sink", "--port", _port(self.subscriber), "--fail", "503:1")
+        self._start("subscriber", "sink", "--port", _port(self.subscriber), "--fail-rate", "0.3", "--seed", "1")
         self._start("service", "serve", "--port", _port(self.service))
         for name in self._running:
             self._await(name)

@@ -12,7 +12,7 @@ from service.cli.failing import Failed
 from service.cli.telling import VERDICTS, at, sentence
 
 Json = dict[str, Any]
-WHO = 11  # the width of the name column
+WHO = 17  # the width of the name column
 SETTLED_S = 0.3  # after which nothing older is still to come
 
 

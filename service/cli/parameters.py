@@ -89,3 +89,15 @@ def read_json_argument(given: str, *, param: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise click.BadParameter('give a JSON object, like {"prompt": "a red kite"}', param_hint=param)
     return value
+
+
+def read_secret(given: str, *, param: str) -> str:
+    """A secret from a file or `-` (stdin), without the line end that editors add."""
+    try:
+        text = sys.stdin.read() if given == "-" else Path(given).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise click.BadParameter(f"{given} cannot be read: {reason}", param_hint=param) from None
+    if not text.strip():
+        raise click.BadParameter(f"{given} is empty", param_hint=param)
+    return text.strip()

@@ -5,20 +5,24 @@ A provider translates and does no I/O. Each outgoing verb is a generator: it yie
 """
 
 import importlib
+import json
 import pkgutil
 from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from service.errors import BadRequest, CallsheetError, Invalid, SignatureRefused
 from service.facts import Cost, LookupVerdict, NotFound, NotNow, Output, StatusVerdict, SubmitVerdict, Update
-from service.providers._operations import FileRule, FileUse, Operation, PollProfile, operation_table, put
+from service.providers._operations import FileRule, FileUse, Operation, PollProfile, matching, operation_table, put
 from service.providers._reading import read_json, read_object
 from service.states import Json, Record
 
 __all__ = [
     "Asking", "Call", "Documented", "FileRef", "FileRule", "FileUse", "Form", "HistoryRow", "Looking", "Operation",
     "PollProfile", "Provider", "ReadCallback", "Recognised", "Reply", "Request", "Submitting", "UnknownProvider",
-    "load", "names", "operation_table", "put", "read_json", "read_object",
+    "documented", "load", "matching", "names", "operation_table", "put", "read_json", "read_object",
 ]  # fmt: skip
 
 
@@ -74,9 +78,9 @@ class Call(Record, frozen=True, kw_only=True):
     provider_data: Json | None = None  # what the provider said at the submit beyond our fields
     options: Mapping[str, str] = {}  # CALLSHEET_<PROVIDER>_* beyond the common ones
     files: Mapping[str, FileRef] = {}  # those that the input names, by id
+    passthrough: bool = False  # the submit had the caller's own bytes: nothing of ours was added to its body
     kept: Json | None = None  # `Request.keep` of the POST that this one repeats
     account: Json | None = None  # what `account` said of this credential lately
-    bound: tuple[str, ...] = ()  # look-ups: the credential's provider ids that already belong to other jobs
 
 
 class ReadCallback(Record, frozen=True, kw_only=True):
@@ -133,6 +137,7 @@ class Provider(Protocol):
     base_url: str
     operations: Mapping[str, Operation]
     unit: str = "credits"  # of its money
+    free_if_failed: bool = False  # its documents say that what it fails is not charged
     key_header: tuple[str, str] = ("Authorization", "Bearer ")  # where its API key stands, and what goes before it
     # -- callbacks
     callback_signed: bool = False  # True: a right signature proves the body
@@ -142,8 +147,10 @@ class Provider(Protocol):
     callback_reply: tuple[int, str, bytes] = (200, "text/plain", b"ok")  # "kept, send no more"
     # -- the rest
     catalogs: Mapping[str, Documented] = {}  # kind -> what the documents list
+    live_catalogs: tuple[str, ...] = ()  # kinds that no document lists, and `catalog` does
     url_fields: frozenset[str] = frozenset()  # JSON fields whose URLs are API calls, rewritten by passthrough
     reads_history: bool = False  # `history` gives rows: `reconcile` works
+    correlation_header: str | None = None  # it carries `Call.correlation`, and a passthrough caller's own
 
     def submit(self, call: Call) -> Submitting: ...
     def status(self, call: Call, provider_job_id: str) -> Asking: ...
@@ -221,8 +228,19 @@ class Provider(Protocol):
         return None
 
     def recognise(self, method: str, path: str, query: Mapping[str, str], body: bytes) -> Recognised:
-        """What this request is to the provider's own API. `path` begins with `/`, `body` is empty for a form."""
+        """What this request is to the provider's own API. `path` begins with `/`, `body` is empty for a form.
+
+        As it is here it knows the submits of the operation table. Never raises.
+        """
+        for operation, named in matching(self.operations, method, path):
+            return Recognised(kind="submit", operation=operation.name, input={**read_object(body), **named})
         return Recognised(kind="plain")
+
+
+def documented(beside: str, name: str) -> dict[str, Documented]:
+    """Read `<name>.catalog.json` beside the file `beside`: `{kind: {"as_of", "data"}}`."""
+    kinds = json.loads(Path(beside).with_name(f"{name}.catalog.json").read_bytes())
+    return msgspec.convert(kinds, dict[str, Documented])
 
 
 class UnknownProvider(CallsheetError):

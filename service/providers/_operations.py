@@ -1,7 +1,7 @@
 """An operation: one row of a provider's table, what its input must be, what it costs where that is documented."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +12,12 @@ import msgspec
 
 from service.errors import Invalid
 from service.facts import Cost
+from service.providers._reading import path_parts
 from service.states import Json, Record
 
 JOB_BYTES = 1024 * 1024
 FILE_PREFIX = "file_"
+QUICK_SETTLE_S = 120.0
 
 
 class PollProfile(Record, frozen=True, kw_only=True):
@@ -79,7 +81,9 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def quick(self) -> "Operation":
         """The operation against a sandbox, whose jobs take seconds: a lost submit is settled within 30 s."""
-        return msgspec.structs.replace(self, poll=self.poll.quick(), submit_s=8.0, settle_pause_s=3.0)
+        return msgspec.structs.replace(
+            self, poll=self.poll.quick(), submit_s=8.0, settle_pause_s=3.0, settle_s=min(self.settle_s, QUICK_SETTLE_S)
+        )
 
     @cached_property
     def _check(self) -> Any:
@@ -118,9 +122,38 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 
 def operation_table(beside: str, name: str) -> dict[str, Operation]:
-    """Read `<name>.json` beside the file `beside`: `{operation: row}`."""
+    """Read `<name>.json` beside the file `beside`: `{operation: row}`.
+
+    A member `$defs` names what several rows share: `{"$ref": "#/$defs/x", ...}` becomes it, with its own members over.
+    """
     rows = json.loads(Path(beside).with_name(f"{name}.json").read_bytes())
-    return {key: msgspec.convert({"name": key, **row}, Operation) for key, row in rows.items()}
+    shared = rows.pop("$defs", {})
+    return {key: msgspec.convert({"name": key, **_spelt(row, shared)}, Operation) for key, row in rows.items()}
+
+
+def _spelt(value: Any, shared: Json) -> Any:
+    """The value with every reference replaced, so that each schema stands by itself."""
+    if isinstance(value, list):
+        return [_spelt(item, shared) for item in value]
+    if not isinstance(value, dict):
+        return value
+    meant = _spelt(shared[value["$ref"].removeprefix("#/$defs/")], shared) if "$ref" in value else {}
+    return {**meant, **{name: _spelt(inner, shared) for name, inner in value.items() if name != "$ref"}}
+
+
+def matching(operations: Mapping[str, Operation], method: str, path: str) -> Iterator[tuple[Operation, dict[str, str]]]:
+    """The rows that a request to the provider's own API fits, each with what the path says for its `{field}`s."""
+    parts = path_parts(path)
+    for operation in operations.values():
+        pattern = path_parts(operation.path)
+        if operation.method == method and len(pattern) == len(parts):
+            pairs = list(zip(pattern, parts, strict=True))
+            if all(_is_field(want) or want == part for want, part in pairs):
+                yield operation, {want[1:-1]: part for want, part in pairs if _is_field(want)}
+
+
+def _is_field(part: str) -> bool:
+    return part.startswith("{") and part.endswith("}")
 
 
 def put(given: Any, path: tuple[str | int, ...], value: Any) -> Any:

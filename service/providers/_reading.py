@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, TypeGuard
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from service.states import Json
 
@@ -13,6 +13,13 @@ LARGEST_NUMBER = 10**9  # of seconds, credits or pixels; NaN and infinity fail t
 MAX_ID_CHARS = 256
 MAX_QUOTED_CHARS = 1000  # of a provider's text in our records
 URL = re.compile(r"[!-\[\]-~]+")  # visible ASCII; browsers and libraries disagree about a backslash
+
+ACCOUNT_WORDS = frozenset(
+    "account accounts apikey apikeys auth billing checkout credential credentials invite invites invoice invoices key"
+    " keys login logout member members oauth org organisation organisations organization organizations orgs password"
+    " payment payments profile register session sessions signin signup stripe subscription subscriptions team teams"
+    " token tokens user users".split()
+)
 
 # A status that proves nothing about this request, whatever the body says (DESIGN section 3.1).
 AMBIGUOUS = frozenset({408, 409, 425})
@@ -110,3 +117,17 @@ def on_origin(url: Any, base_url: str) -> TypeGuard[str]:
     except ValueError:
         return False
     return same and "@" not in asked.netloc
+
+
+def path_parts(path: str) -> tuple[str, ...]:
+    """The decoded parts of a request's path, as a server routes it: no empty ones."""
+    return tuple(unquote(part) for part in path.split("/") if part)
+
+
+def is_account_path(path: str) -> bool:
+    """Whether a path of a provider's own API is about an account, keys, billing, a login or an organisation.
+
+    By the words of its parts, so that what a provider adds there one day is not open to everybody.
+    """
+    words = re.findall(r"[a-z]+", unquote(unquote(path)).lower())
+    return not ACCOUNT_WORDS.isdisjoint(words)

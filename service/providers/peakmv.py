@@ -5,18 +5,15 @@ was lost is a person's to settle, because sending it again charges again.
 """
 
 import json
-import re
-from collections.abc import Generator, Mapping, Sequence
-from decimal import Decimal
-from typing import Any, TypeGuard
-from urllib.parse import quote, unquote, urlsplit
+from collections.abc import Generator, Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from service.errors import BadRequest, Invalid, SignatureRefused, Unavailable
+from service.errors import Invalid, Unavailable
 from service.facts import (
     Accepted,
     Cost,
     JobError,
-    LookupVerdict,
     NotFound,
     NotNow,
     Output,
@@ -29,15 +26,30 @@ from service.facts import (
 from service.providers import (
     Asking,
     Call,
-    Looking,
+    FileUse,
     Operation,
     Provider,
-    ReadCallback,
+    Recognised,
     Reply,
     Request,
     Submitting,
     operation_table,
-    read_json,
+    put,
+    read_object,
+)
+from service.providers._reading import (
+    AMBIGUOUS,
+    MAX_QUOTED_CHARS,
+    URL,
+    decimal_text,
+    header_wait,
+    id_text,
+    is_account_path,
+    on_origin,
+    path_part,
+    path_parts,
+    seconds,
+    text_of,
 )
 from service.states import ErrorCode, JobStatus, Json
 
@@ -45,17 +57,12 @@ JOB_PATH = "/api/v2/jobs/"
 PROJECT_PATH = "/api/v2/projects/"  # "same as /jobs", for a reply that named only a project
 NO_SUCH_JOB = "00000000-0000-0000-0000-000000000000"
 MAX_500_REPEATS = 3  # "retry 500 with backoff" gives no number
-MAX_ID_CHARS = 256
-MAX_QUOTED_CHARS = 1000  # of a provider's text in our records
-LARGEST_NUMBER = 10**9  # of seconds or credits; NaN and infinity fail the comparison, too
 
-# No proof of anything about this request, whatever the body says (DESIGN section 3.1).
-AMBIGUOUS = frozenset({408, 409, 425})
 REFUSALS = {400: ErrorCode.INVALID_INPUT, 401: ErrorCode.AUTHENTICATION, 402: ErrorCode.OUT_OF_CREDIT}
+PAUSING = frozenset({401, 402})
 NOT_READ = {401: "authentication", 403: "authentication", 429: "rate_limited"}
 SUBMIT_FIELDS = frozenset({"success", "job_id", "cost_credits"})  # already in our own words
 STATUS_FIELDS = frozenset({"id", "status"})
-URL = re.compile(r"[!-\[\]-~]+")  # visible ASCII; browsers and libraries disagree about a backslash
 
 
 class PeakMV(Provider):
@@ -65,10 +72,7 @@ class PeakMV(Provider):
     title = "PeakMV"
     base_url = "https://peakmv.com"
     operations: Mapping[str, Operation] = operation_table(__file__, "peakmv")
-    callback_signed = False
-    callback_per_account = False
-    callback_max_bytes = 65_536
-    callback_reply = (200, "text/plain", b"ok")
+    url_fields = frozenset({"status_url"})
 
     def submit(self, call: Call) -> Submitting:
         """One charging POST. Documented: repeat only after 429 and 500, never after a success."""
@@ -76,7 +80,7 @@ class PeakMV(Provider):
             method="POST",
             url=call.base_url + self.operations[call.operation].path,
             headers={**_headers(call), "Content-Type": "application/json"},
-            body=json.dumps(call.input, separators=(",", ":")).encode(),
+            body=json.dumps(self._with_urls(call), separators=(",", ":")).encode(),
             charges=True,
         )
         return _read_submit(call, reply)
@@ -91,29 +95,48 @@ class PeakMV(Provider):
                 return verdict
         return verdict
 
-    def lookup(self, call: Call) -> Looking:
-        """Asks nothing: there is no list of jobs to look in."""
-        verdict: LookupVerdict = NotFound(reason="PeakMV documents no list of jobs: look at its dashboard")
-        yield from ()
-        return verdict
-
     def check(self, call: Call) -> Generator[Request, Reply, str]:
         """Ask for a job that cannot exist: 401 judges the key, 404 comes after the key was accepted."""
         reply = yield Request(method="GET", url=f"{call.base_url}{JOB_PATH}{NO_SUCH_JOB}", headers=_headers(call))
-        said = _error_text(_read_object(reply))
+        said = _error_text(read_object(reply.body))
         if reply.status == 401:
             raise Invalid("PeakMV does not accept this key: make one in its dashboard", param="api_key")
         if reply.status != 404 or said is None:
             raise Unavailable(f"PeakMV answered HTTP {reply.status}, which does not tell whether it accepts the key")
         return "PeakMV accepts the key."
 
-    def verify_callback(self, headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now: int) -> bool:
-        """Always raises `SignatureRefused`: PeakMV documents no callbacks."""
-        raise SignatureRefused("PeakMV sends no callbacks")
+    def allows(self, call: Call) -> None:
+        """PeakMV fetches files by their URL: one that it cannot reach is refused."""
+        for use in self._files(call):
+            if use.file not in call.files or call.files[use.file].url is None:
+                field = ".".join(map(str, use.path))
+                raise Invalid(
+                    f"PeakMV must fetch `{field}` by its URL, and cannot reach this service: set CALLSHEET_PUBLIC_URL"
+                    " to a public address, or give a public URL instead of the file",
+                    param=f"input.{field}",
+                )
 
-    def read_callback(self, body: bytes) -> ReadCallback:
-        """Always raises `BadRequest`: PeakMV documents no callbacks."""
-        raise BadRequest("PeakMV sends no callbacks")
+    def recognise(self, method: str, path: str, query: Mapping[str, str], body: bytes) -> Recognised:
+        """The submit of both versions, and the status calls. The older path makes a v1 of what names no version."""
+        match path_parts(path):
+            case ("api", ("v1" | "v2") as version, "generate") if method == "POST":
+                given = read_object(body) if version == "v2" else {"version": "v1", **read_object(body)}
+                return Recognised(kind="submit", operation="generate", input=given)
+            case _ if is_account_path(path):
+                return Recognised(kind="account")
+            case ("api", "v1" | "v2", "jobs" | "projects", named) if method == "GET" and id_text(named):
+                return Recognised(kind="status", operation="generate", provider_job_ids=(named,))
+        return Recognised(kind="plain")
+
+    def _files(self, call: Call) -> list[FileUse]:
+        return self.operations[call.operation].files(call.input)
+
+    def _with_urls(self, call: Call) -> Json:
+        """The input with the URL of each file in its place; `allows` has seen that there is one."""
+        given = call.input
+        for use in self._files(call):
+            given = put(given, use.path, call.files[use.file].url)
+        return given
 
 
 provider = PeakMV()
@@ -124,7 +147,7 @@ def _headers(call: Call) -> dict[str, str]:
 
 
 def _read_submit(call: Call, reply: Reply) -> SubmitVerdict:
-    said = _read_object(reply)
+    said = read_object(reply.body)
     if 200 <= reply.status < 300:
         return _accepted(said)
     if not 400 <= reply.status <= 500 or reply.status in AMBIGUOUS or _error_text(said) is None:
@@ -138,17 +161,17 @@ def _accepted(said: Json) -> SubmitVerdict:
     provider_job_id = _job_id(said)
     if provider_job_id is None:
         return Unknown(reason="a success without an id")
-    cost = _decimal(said.get("cost_credits"))
+    cost = decimal_text(said.get("cost_credits"))
     return Accepted(
         provider_job_ids=(provider_job_id,),
-        cost=Cost(amount=cost, unit="credits", source="quoted") if cost else None,
+        cost=Cost(amount=cost, unit=PeakMV.unit, source="quoted") if cost else None,
         provider_data=_beyond(said, SUBMIT_FIELDS),
     )
 
 
 def _job_id(said: Json) -> str | None:
-    named = (_id_text(said.get(field)) for field in ("job_id", "project_id"))
-    return next((found for found in named if found), None) or _id_text(_last_part(said.get("status_url")))
+    named = (id_text(said.get(field)) for field in ("job_id", "project_id"))
+    return next((found for found in named if found), None) or id_text(_last_part(said.get("status_url")))
 
 
 def _last_part(url: Any) -> str | None:
@@ -160,17 +183,12 @@ def _last_part(url: Any) -> str | None:
         return None
 
 
-def _id_text(value: Any) -> str | None:
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    return text if isinstance(text, str) and text.isprintable() and 0 < len(text.strip()) <= MAX_ID_CHARS else None
-
-
 def _not_accepted(call: Call, reply: Reply, said: Json) -> SubmitVerdict:
     error = _refusal(reply.status, said)
     if reply.status == 429:
-        return NotNow(reason="rate_limited", after_s=_wait_s(reply, said))
+        return NotNow(reason="rate_limited", after_s=_wait_s(reply, said), whole=True)
     if reply.status != 500:
-        return Refused(error=error)
+        return Refused(error=error, pauses=reply.status in PAUSING)
     if call.options.get("retry_500", "1").lower() not in ("1", "true", "yes", "on"):
         return Unknown(reason="HTTP 500, which this installation does not repeat")
     return NotNow(reason="provider_error", at_most=MAX_500_REPEATS, error=error)
@@ -189,7 +207,7 @@ def _refusal(status: int, said: Json) -> JobError:
 
 
 def _short_of_credit(said: Json) -> str:
-    required, available = _decimal(said.get("required")), _decimal(said.get("available"))
+    required, available = decimal_text(said.get("required")), decimal_text(said.get("available"))
     if required is None or available is None:
         return "PeakMV's credits do not suffice: buy credits, then submit again"
     return f"PeakMV needs {required} credits and {available} are left: buy credits, then submit again"
@@ -197,28 +215,13 @@ def _short_of_credit(said: Json) -> str:
 
 def _status_urls(call: Call, provider_job_id: str) -> list[str]:
     """The URL that the submit's reply named, if the key may go there, then the two documented ones."""
-    # `Call` does not carry the job's provider_data yet; once it does, what the reply named is asked first.
     named = (call.provider_data or {}).get("status_url")
-    # Dots are encoded so that no id can climb to another path.
-    part = quote(provider_job_id, safe="").replace(".", "%2E")
-    documented = [f"{call.base_url}{path}{part}" for path in (JOB_PATH, PROJECT_PATH)]
-    return [named, *documented] if _may_get_the_key(named, call.base_url) else documented
-
-
-def _may_get_the_key(url: Any, base_url: str) -> TypeGuard[str]:
-    """Whether the URL is on the origin that the key belongs to; anything else would leak it."""
-    if not isinstance(url, str) or not URL.fullmatch(url):
-        return False
-    try:
-        asked, ours = urlsplit(url), urlsplit(base_url)
-        same = (asked.scheme, asked.hostname, asked.port) == (ours.scheme, ours.hostname, ours.port)
-    except ValueError:
-        return False
-    return same and "@" not in asked.netloc
+    documented = [f"{call.base_url}{path}{path_part(provider_job_id)}" for path in (JOB_PATH, PROJECT_PATH)]
+    return [named, *documented] if on_origin(named, call.base_url) else documented
 
 
 def _read_status(reply: Reply) -> StatusVerdict:
-    said = _read_object(reply)
+    said = read_object(reply.body)
     if reply.status == 404 and _error_text(said) is not None:
         return NotFound(reason="PeakMV does not know this id")
     word = said.get("status")
@@ -234,7 +237,7 @@ def _update(word: str, said: Json) -> Update:
         return Update(status=JobStatus.FAILED, error=_failure(said), provider_status=word, provider_data=said)
     url = said.get("video_url")
     if state == "ready" and isinstance(url, str) and url:
-        video = Output(url=url, kind="video", duration_s=_seconds(said.get("duration_seconds")))
+        video = Output(url=url, kind="video", duration_s=seconds(said.get("duration_seconds")))
         return Update(status=JobStatus.SUCCEEDED, outputs=(video,), provider_status=word, provider_data=said)
     # Any other word, and `ready` before there is a URL, is not an end: the job's deadline bounds it.
     return Update(
@@ -252,18 +255,8 @@ def _failure(said: Json) -> JobError:
     )
 
 
-def _read_object(reply: Reply) -> Json:
-    """The reply's JSON object; an empty one stands for whatever is not in PeakMV's shape."""
-    try:
-        said = read_json(reply.body)
-    except RecursionError:
-        return {}
-    return said if isinstance(said, dict) else {}
-
-
 def _error_text(said: Json) -> str | None:
-    error = said.get("error")
-    return error[:MAX_QUOTED_CHARS] if isinstance(error, str) and error else None
+    return text_of(said.get("error"))
 
 
 def _beyond(said: Json, known: frozenset[str]) -> Json | None:
@@ -272,23 +265,5 @@ def _beyond(said: Json, known: frozenset[str]) -> Json | None:
 
 def _wait_s(reply: Reply, said: Json) -> float | None:
     """`retry_after_seconds` of the body (documented), else a `Retry-After` in seconds."""
-    header = reply.headers.get("retry-after", "")
-    in_header = float(header) if re.fullmatch(r"[0-9]{1,9}", header) else None
-    in_body = _seconds(said.get("retry_after_seconds"))
-    return in_header if in_body is None else in_body
-
-
-def _seconds(value: Any) -> float | None:
-    number = _number(value)
-    return None if number is None else float(number)
-
-
-def _decimal(value: Any) -> str | None:
-    number = _number(value)
-    return None if number is None else f"{Decimal(str(number)):f}"
-
-
-def _number(value: Any) -> int | float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if 0 <= value <= LARGEST_NUMBER else None
+    in_body = seconds(said.get("retry_after_seconds"))
+    return header_wait(reply.headers) if in_body is None else in_body

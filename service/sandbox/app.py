@@ -7,14 +7,18 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from service.sandbox.aimlapi import AIMLAPI
 from service.sandbox.control import Control
+from service.sandbox.fal import Fal
 from service.sandbox.jobs import Target
 from service.sandbox.peakmv import PeakMV
 from service.sandbox.pixverse import PixVerse
+from service.sandbox.progressiverobot import ProgressiveRobot
 from service.sandbox.provider import Provider
+from service.sandbox.replicate import Replicate
 from service.sandbox.server import serve
 
-PROVIDERS: tuple[type[Provider], ...] = (PeakMV, PixVerse)
+PROVIDERS: tuple[type[Provider], ...] = (PeakMV, PixVerse, ProgressiveRobot, AIMLAPI, Replicate, Fal)
 WEBHOOK_ID = "sandbox"
 SECRET = "sandbox-callback-secret"  # noqa: S105 - public on purpose: it protects nothing but the sandbox
 

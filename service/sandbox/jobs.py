@@ -1,6 +1,7 @@
 """Jobs of the sandbox: a job's state follows from the clock, so that thousands of them cost no timers."""
 
 import heapq
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
@@ -21,11 +22,12 @@ class Phase(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a job ends; drawn when it is accepted."""
+    """How a job ends; drawn when it is accepted, unless its client cancels it."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     MODERATED = "moderated"
+    CANCELED = "canceled"
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,18 +72,35 @@ class Job(msgspec.Struct, kw_only=True):
             return Phase.DONE
         return Phase.PROCESSING if now >= self.started_at else Phase.QUEUED
 
+    def progress(self, now: float) -> float:
+        """How much of the work is done, from 0 to 1."""
+        if now >= self.finished_at:
+            return 1.0
+        return max(0.0, now - self.started_at) / (self.finished_at - self.started_at)
+
 
 class JobBoard:
     """All jobs of one provider, and which of them are still running."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
-        self._running: list[tuple[float, str]] = []
+        self._open: dict[str, Job] = {}  # in the order of acceptance
+        self._ends: list[tuple[float, str]] = []  # a canceled job has two entries: the first to come counts
+        self._starts: list[float] = []  # of the jobs that still wait for their turn
 
     def add(self, job: Job) -> None:
         """Keep a job."""
-        self._jobs[job.id] = job
-        heapq.heappush(self._running, (job.finished_at, job.id))
+        self._jobs[job.id] = self._open[job.id] = job
+        heapq.heappush(self._ends, (job.finished_at, job.id))
+        insort(self._starts, job.started_at)
+
+    def cancel(self, job: Job, now: float) -> None:
+        """End a job that is not finished; the next call of `finish` yields it."""
+        if job.phase(now) is Phase.QUEUED:
+            del self._starts[bisect_left(self._starts, job.started_at)]
+        job.outcome = Outcome.CANCELED
+        job.started_at, job.finished_at = min(job.started_at, now), now
+        heapq.heappush(self._ends, (now, job.id))
 
     def get(self, job_id: str) -> Job | None:
         """The job of this id."""
@@ -90,12 +109,26 @@ class JobBoard:
     @property
     def running(self) -> int:
         """How many are not finished, as of the last call of `finish`."""
-        return len(self._running)
+        return len(self._open)
+
+    def unfinished(self) -> list[Job]:
+        """Those of `running`, oldest first."""
+        return list(self._open.values())
+
+    def queued(self, now: float) -> int:
+        """How many wait for their turn."""
+        return len(self._starts) - bisect_right(self._starts, now)
+
+    def position(self, job: Job, now: float) -> int:
+        """The place in the queue of a job that waits for its turn, from 1."""
+        return bisect_left(self._starts, job.started_at) - bisect_right(self._starts, now) + 1
 
     def finish(self, now: float) -> Iterator[Job]:
         """Each job that has finished since the last call, once, in the order of finishing."""
-        while self._running and self._running[0][0] <= now:
-            yield self._jobs[heapq.heappop(self._running)[1]]
+        del self._starts[: bisect_right(self._starts, now)]
+        while self._ends and self._ends[0][0] <= now:
+            if job := self._open.pop(heapq.heappop(self._ends)[1], None):
+                yield job
 
 
 class LedgerRow(msgspec.Struct, kw_only=True):

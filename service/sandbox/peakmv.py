@@ -6,11 +6,13 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
+import aiohttp
 import msgspec
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from service.sandbox.accounts import Account
 from service.sandbox.jobs import Job, Outcome, Phase, Submit
 from service.sandbox.provider import Provider
 from service.sandbox.replies import Json, media_file
@@ -23,13 +25,23 @@ SECONDS_PER_CREDIT = 10
 SECONDS_PER_CLIP = 30
 V2_ONLY = ("artist_face_image_url", "lipsync")
 FAILURES = {Outcome.FAILED: "Video generation failed", Outcome.MODERATED: "Content was rejected by moderation"}
+MEDIA_FIELDS = ("audio_url", "artist_face_image_url")
+FETCH_S = 10.0
 STATUSES = {Phase.QUEUED: "queued", Phase.PROCESSING: "processing", Phase.DONE: "ready"}
+
+
+class PeakMVAccount(Account):
+    """The account."""
+
+    fetch_inputs: bool = False  # True: the song and the picture are really fetched, as PeakMV would have to
 
 
 class PeakMV(Provider):
     """https://peakmv.com/api, versions 1 and 2."""
 
     name = "peakmv"
+    account_type = PeakMVAccount
+    account: PeakMVAccount
 
     def routes(self) -> list[BaseRoute]:
         """The documented calls, and the pages and files that replies point to."""
@@ -38,6 +50,8 @@ class PeakMV(Provider):
             Route("/api/{version}/jobs/{id}", self.job),
             Route("/api/{version}/projects/{id}", self.project),
             Route("/project/{id}", self.page),
+            Route("/openapi.json", self.description),
+            Route("/llms.txt", self.reference),
             Route("/media/{id}.{kind}", media_file),
         ]
 
@@ -56,6 +70,8 @@ class PeakMV(Provider):
         fields = read_object(body)
         if problem := problem_of(fields, path_version=request.path_params["version"]):
             return failure(400, problem)
+        if self.account.fetch_inputs and (field := await unfetched(fields)):
+            return failure(400, f"{field} could not be fetched")
         cost = cost_of(fields)
         if self.account.credits < cost:
             available = self.account.credits
@@ -114,6 +130,34 @@ class PeakMV(Provider):
     async def page(self, request: Request) -> Response:
         """The page that `project_page_url` names."""
         return PlainTextResponse(f"PeakMV sandbox: project {request.path_params['id']}\n")
+
+    async def description(self, request: Request) -> Response:
+        """The machine-readable description that the documents mention; here only its paths."""
+        calls = ("generate", "jobs/{id}", "projects/{id}")
+        paths: dict[str, Any] = {f"/api/{version}/{path}": {} for version in VERSIONS for path in calls}
+        return Json({"openapi": "3.1.0", "info": {"title": "PeakMV sandbox", "version": "2"}, "paths": paths})
+
+    async def reference(self, request: Request) -> Response:
+        """The text for language models that the documents mention."""
+        return PlainTextResponse("PeakMV sandbox: POST /api/v2/generate, then GET the status_url until ready.\n")
+
+
+async def unfetched(fields: dict[str, Any]) -> str | None:
+    """The first media field whose URL gives nothing."""
+    timeout = aiohttp.ClientTimeout(total=FETCH_S)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        for name in MEDIA_FIELDS:
+            if fields.get(name) and not await _fetched(session, fields[name]):
+                return name
+    return None
+
+
+async def _fetched(session: aiohttp.ClientSession, url: Any) -> bool:
+    try:
+        async with session.get(url) as reply:
+            return reply.status == 200 and bool(await reply.content.read(1))
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError, TypeError):
+        return False
 
 
 def failure(status: int, error: str) -> Response:

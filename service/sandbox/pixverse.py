@@ -1,6 +1,7 @@
 """PixVerse: HTTP 200 with an `ErrCode`, 64-bit ids, one video per `Ai-trace-id`, signed callbacks."""
 
 import secrets
+from bisect import insort
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
@@ -16,12 +17,14 @@ from service.sandbox import pixverse_operations as operations
 from service.sandbox.accounts import Account
 from service.sandbox.callbacks import Callback
 from service.sandbox.jobs import Job, Outcome, Phase, Submit, Target
-from service.sandbox.multipart import read_form
+from service.sandbox.pixverse_lists import Lists
+from service.sandbox.pixverse_uploads import Uploads
 from service.sandbox.pixverse_views import (
     SECONDS,
     UsageQuery,
     UsageRow,
     accepted,
+    booked_at,
     failed_envelope,
     failure,
     image_view,
@@ -35,7 +38,6 @@ from service.sandbox.replies import Json, media_file
 
 API = "/openapi/v2"
 CALLBACK_RETRY_S = (2.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
-IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF")
 LONGEST_PERIOD = timedelta(days=30)
 LARGEST_PAGE = 100
 
@@ -48,6 +50,8 @@ class PixVerseAccount(Account):
     callback_trace_id: str = "own"  # or "submit": the header then carries the submit's
     trace_memory_s: float = 600.0
     require_options: bool = True  # False: only content must be there, not model, quality, duration, aspect_ratio
+    known_uploads_only: bool = False  # True: an image or media id that was not uploaded here is refused
+    usage_trace_id: bool = True  # False: the usage detail does not carry the submits' trace ids
 
 
 class PixVerse(Provider):
@@ -65,6 +69,7 @@ class PixVerse(Provider):
         self.last_id: int = getattr(self, "last_id", int(self.now() * 1000) << 20 | 1)
         self.traces: dict[str, tuple[float, Job]] = {}
         self.usage: list[UsageRow] = []
+        self.uploads, self.lists = Uploads(self), Lists(self)
 
     def routes(self) -> list[BaseRoute]:
         """The documented calls, and the files that replies point to."""
@@ -77,6 +82,7 @@ class PixVerse(Provider):
             Route(f"{API}/image/result/{{id}}", self.image_result),
             Route(f"{API}/image/upload", self.upload_image, methods=["POST"]),
             Route(f"{API}/media/upload", self.upload_media, methods=["POST"]),
+            *self.lists.routes(API),
             Route(f"{API}/account/balance", self.balance),
             Route(f"{API}/account/billing/usage-detail", self.usage_detail, methods=["POST"]),
             Route("/media/{id}.{kind}", media_file),
@@ -118,7 +124,7 @@ class PixVerse(Provider):
             return refused
         job = self.accept(self.submit_of(request, body, fields, operation=operation))
         self.traces[request.headers["ai-trace-id"]] = (job.accepted_at, job)
-        self.usage.append(usage_row(job, at=job.accepted_at, status="consume"))
+        self.book(job, at=job.accepted_at, status="consume")
         return await self.answer(job, success(accepted(job)))
 
     def earlier(self, trace_id: str) -> Job | None:
@@ -134,6 +140,10 @@ class PixVerse(Provider):
             return failure(400011, name)
         if name := operations.mistyped(fields):
             return failure(400013, name)
+        if name := operations.unusable(operation, fields):
+            return failure(400017, name)
+        if self.account.known_uploads_only and (name := self.uploads.unknown(fields)):
+            return failure(500008, name)
         webhook_id = fields.get("webhook_id")
         if webhook_id is not None and (not operation.takes_callback or str(webhook_id) not in self.targets):
             return failure(400017, "webhook_id")
@@ -167,7 +177,11 @@ class PixVerse(Provider):
         """What failed is given back."""
         if job.outcome is not Outcome.SUCCEEDED:
             self.account.credits = plain(self.account.credits + job.submit.cost)
-            self.usage.append(usage_row(job, at=job.finished_at, status="refund"))
+            self.book(job, at=job.finished_at, status="refund")
+
+    def book(self, job: Job, *, at: float, status: str) -> None:
+        """A line of the usage detail, which is in the order of its times."""
+        insort(self.usage, usage_row(job, at=at, status=status, traced=self.account.usage_trace_id), key=booked_at)
 
     def callback(self, job: Job, target: Target) -> Callback:
         """A signed callback, taken only by `200` with exactly `ok`."""
@@ -225,28 +239,12 @@ class PixVerse(Provider):
             return failure(400017)
         return success(usage_page(self.usage, query, before=min(before, len(self.usage))))
 
-    # -- uploads --
+    # -- uploads and lists, which a reset replaces --
 
     async def upload_image(self, request: Request) -> Response:
-        """An image by multipart field `image`, or by `image_url`."""
-        if refused := self.not_allowed(request):
-            return refused
-        form = read_form(request.headers.get("content-type", ""), await request.body())
-        if "image" not in form and "image_url" not in form:
-            return failure(400011, "image")
-        if "image" in form and not form["image"].content.startswith(IMAGE_STARTS):
-            return failure(500032)
-        image_id = self.new_id()
-        return success({"img_id": image_id, "img_url": f"{self.origin(request)}/media/{image_id}.png"})
+        """An image."""
+        return await self.uploads.image(request)
 
     async def upload_media(self, request: Request) -> Response:
-        """A video or a sound by multipart field `file`, or by `file_url`."""
-        if refused := self.not_allowed(request):
-            return refused
-        form = read_form(request.headers.get("content-type", ""), await request.body())
-        if "file" not in form and "file_url" not in form:
-            return failure(400011, "file")
-        media_type = form["media_type"].text if "media_type" in form else "video"
-        media_id, kind = self.new_id(), "mp3" if media_type == "audio" else "mp4"
-        url = f"{self.origin(request)}/media/{media_id}.{kind}"
-        return success({"media_id": media_id, "media_type": media_type, "url": url})
+        """A video or a sound."""
+        return await self.uploads.media(request)

@@ -7,7 +7,13 @@ import msgspec
 
 SOURCE = ("source_video_id", "video_media_id")
 IMAGE = ("img_id", "img_ids")
-INTEGERS = ("img_id", "first_frame_img", "last_frame_img", "source_video_id", "video_media_id", "duration", "seed")
+SPEECH = ("audio_media_id", "lip_sync_tts_content")
+RESTYLE = ("restyle_id", "restyle_prompt")
+INTEGERS = (
+    "img_id", "first_frame_img", "last_frame_img", "source_video_id", "video_media_id", "audio_media_id", "duration",
+    "seed", "template_id", "restyle_id", "agent_id",
+)  # fmt: skip
+LENGTHS = {"multi_transition": (2, 7), "image_references": (1, 10), "mask_ids": (0, 3), "mask_urls": (0, 3)}
 OPTIONS = frozenset({"model", "duration", "quality", "aspect_ratio"})
 
 CREDITS_FOR_5_S = {"360p": 45, "540p": 45, "720p": 60, "1080p": 120}
@@ -22,6 +28,8 @@ class Operation(msgspec.Struct, frozen=True):
     name: str
     required: tuple[tuple[str, ...], ...]
     takes_callback: bool = False
+    exclusive: tuple[tuple[str, ...], ...] = ()  # of each group at most one
+    best_quality: str = "1080p"
 
 
 def _needs(*groups: str | tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
@@ -39,21 +47,31 @@ SUBMITS = {
         "transition", _needs("first_frame_img", "last_frame_img", "prompt", "model", "duration", "quality")
     ),
     "video/multi_transition/generate": Operation("multi_transition", _needs("multi_transition", "model", "quality")),
-    "video/lip_sync/generate": Operation("lip_sync", _needs(SOURCE, ("audio_media_id", "lip_sync_tts_content"))),
+    "video/lip_sync/generate": Operation("lip_sync", _needs(SOURCE, SPEECH), exclusive=(SOURCE, SPEECH)),
     "video/fusion/generate": Operation(
         "fusion", _needs("image_references", "prompt", "model", "duration", "quality", "aspect_ratio")
     ),
-    "video/restyle/generate": Operation("restyle", _needs(SOURCE, ("restyle_id", "restyle_prompt"))),
-    "video/mask/selection": Operation("swap_mask", _needs(SOURCE)),
-    "video/swap/generate": Operation("swap", _needs(SOURCE, "mask_id", "img_id")),
-    "video/sound_effect/generate": Operation("sound_effect", _needs(SOURCE, ("sound_effect_content", "prompt"))),
-    "video/extend/generate": Operation("extend", _needs(SOURCE, "prompt", "model", "duration", "quality")),
-    "video/mimic/generate": Operation("mimic", _needs(SOURCE, "img_id", "quality")),
-    "video/modify/generate": Operation("modify", _needs(SOURCE, "prompt", "quality")),
-    "video/upscale/generate": Operation("upscale", _needs(SOURCE)),
-    "video/avatar/generate": Operation("avatar", _needs("img_id", "quality")),
+    "video/restyle/generate": Operation("restyle", _needs(SOURCE, RESTYLE), exclusive=(SOURCE, RESTYLE)),
+    "video/mask/selection": Operation("swap_mask", _needs(SOURCE), exclusive=(SOURCE,)),
+    "video/swap/generate": Operation(
+        "swap", _needs(SOURCE, "mask_id", "img_id"), exclusive=(SOURCE,), best_quality="720p"
+    ),
+    "video/sound_effect/generate": Operation(
+        "sound_effect", _needs(SOURCE, ("sound_effect_content", "prompt")), exclusive=(SOURCE,)
+    ),
+    "video/extend/generate": Operation(
+        "extend", _needs(SOURCE, "prompt", "model", "duration", "quality"), exclusive=(SOURCE,)
+    ),
+    "video/mimic/generate": Operation(
+        "mimic", _needs(SOURCE, "img_id", "quality"), exclusive=(SOURCE,), best_quality="720p"
+    ),
+    "video/modify/generate": Operation(
+        "modify", _needs(SOURCE, "prompt", "quality"), exclusive=(SOURCE,), best_quality="720p"
+    ),
+    "video/upscale/generate": Operation("upscale", _needs(SOURCE), exclusive=(SOURCE,)),
+    "video/avatar/generate": Operation("avatar", _needs("img_id", "quality", SPEECH), exclusive=(SPEECH,)),
     "video/agent/generate": Operation("agent", _needs("agent_id")),
-    "video/music_mv_agent/generate": Operation("music_mv_agent", _needs("audio_media_id")),
+    "video/music_mv_agent/generate": Operation("music_mv_agent", ()),  # what it takes is not documented
     "image/template/generate": Operation("image_template", _needs(IMAGE, "template_id")),
 }
 TEMPLATE = Operation("template", _needs(IMAGE, "template_id"), takes_callback=True)
@@ -73,6 +91,24 @@ def missing(operation: Operation, fields: dict[str, Any], *, options_too: bool) 
         if not any(fields.get(name) not in (None, "", []) for name in group):
             return " or ".join(group)
     return None
+
+
+def unusable(operation: Operation, fields: dict[str, Any]) -> str | None:
+    """The first field that holds too much: two where one is wanted, a quality or a length beyond what there is."""
+    for group in operation.exclusive:
+        given = [name for name in group if fields.get(name) not in (None, "", [])]
+        if len(given) > 1:
+            return given[1]
+    for name, (least, most) in LENGTHS.items():
+        if name in fields and not (isinstance(fields[name], list) and least <= len(fields[name]) <= most):
+            return name
+    if (
+        SPEECH in operation.required
+        and fields.get("lip_sync_tts_content")
+        and not fields.get("lip_sync_tts_speaker_id")
+    ):
+        return "lip_sync_tts_speaker_id"
+    return "quality" if operation.best_quality == "720p" and fields.get("quality") == "1080p" else None
 
 
 def mistyped(fields: dict[str, Any]) -> str | None:

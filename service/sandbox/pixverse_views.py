@@ -19,7 +19,9 @@ ERRORS = {
     400013: "invalid binding request: incorrect parameter type or value",
     400017: "invalid parameter",
     500008: "requested data not found",
+    500031: "invalid file: it exceeds the limits of size",
     500032: "invalid image format",
+    500033: "invalid media format",
     500044: "reached the limit for concurrent generations",
     500090: "insufficient balance",
     429: "too many requests",
@@ -29,14 +31,16 @@ GENERATING = 5
 SECONDS = "%Y-%m-%d %H:%M:%S"
 
 
-class UsageRow(msgspec.Struct, kw_only=True):
+class UsageRow(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One line of the usage detail; the names of its fields are not documented."""
 
-    video_id: int
+    video_id: int | None = None
+    image_id: int | None = None
     credits: Number
     credits_status: str
     creation_type: str
     create_time: str
+    trace_id: str | None = None
 
 
 class UsageQuery(msgspec.Struct, kw_only=True):
@@ -108,20 +112,28 @@ def image_view(job: Job, phase: Phase) -> dict[str, Any]:
     return {"image_id": int(job.id), "status": STATUSES[job.outcome] if done else GENERATING, "url": url}
 
 
-def usage_row(job: Job, *, at: float, status: str) -> UsageRow:
-    """A line for what a job cost, or gave back."""
+def usage_row(job: Job, *, at: float, status: str, traced: bool) -> UsageRow:
+    """A line for what a job cost, or gave back; what is made at once has no id."""
+    kind = job.submit.operation
+    named = {} if kind == "swap_mask" else {"image_id" if kind == "image_template" else "video_id": int(job.id)}
     return UsageRow(
-        video_id=int(job.id),
+        **named,
         credits=job.submit.cost,
         credits_status=status,
-        creation_type=job.submit.operation,
+        creation_type=kind,
         create_time=datetime.fromtimestamp(at, UTC).strftime(SECONDS),
+        trace_id=job.submit.reference if traced else None,
     )
+
+
+def booked_at(row: UsageRow) -> str:
+    """The time of a line; such texts sort as their times do."""
+    return row.create_time
 
 
 def usage_page(rows: list[UsageRow], query: UsageQuery, *, before: int) -> dict[str, Any]:
     """A page of the rows below the index `before`, newest first; `rows` are in the order of their times."""
-    index = min(before, bisect_right(rows, query.end_time, key=lambda row: row.create_time))
+    index = min(before, bisect_right(rows, query.end_time, key=booked_at))
     items: list[UsageRow] = []
     while index > 0 and rows[index - 1].create_time >= query.start_time and len(items) < query.limit:
         index -= 1

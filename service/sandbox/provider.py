@@ -56,10 +56,10 @@ class Provider:
         code = self.dice.choose("error_before_accept", self.faults.error_before_accept)
         return None if code is None else self.refusal(code)
 
-    def has_room(self) -> bool:
-        """Whether the account may run one more job now."""
+    def has_room(self, wanted: int = 1) -> bool:
+        """Whether the account may run so many more jobs now."""
         self.settle()
-        return self.jobs.running < self.account.concurrency
+        return self.jobs.running + wanted <= self.account.concurrency
 
     def accept(self, submit: Submit) -> Job:
         """Charge, and start the job. From here on it is paid for, whatever the client gets to see."""
@@ -123,6 +123,15 @@ class Provider:
         """Tell `finished` about the jobs that the clock has finished."""
         for job in self.jobs.finish(self.now()):
             self.finished(job)
+
+    def cancel(self, job: Job) -> bool:
+        """End a job that its client wants no longer; False where it has finished already."""
+        self.settle()
+        if job.phase(self.now()) is Phase.DONE:
+            return False
+        self.jobs.cancel(job, self.now())
+        self.settle()
+        return True
 
     async def call_back(self, job: Job) -> None:
         """Send the job's callback, with its faults."""

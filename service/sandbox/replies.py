@@ -11,8 +11,22 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.types import Receive, Scope, Send
 
 MEDIA = Path(__file__).parent / "media"
-FILES = {"mp4": MEDIA / "clip.mp4", "png": MEDIA / "picture.png", "mp3": MEDIA / "tone.mp3"}
-CONTENT_TYPES = {"mp4": "video/mp4", "png": "image/png", "mp3": "audio/mpeg"}
+FILES = {
+    "mp4": MEDIA / "clip.mp4",
+    "png": MEDIA / "picture.png",
+    "mp3": MEDIA / "tone.mp3",
+    "gif": MEDIA / "loop.gif",
+    "srt": MEDIA / "captions.srt",
+    "glb": MEDIA / "triangle.glb",
+}
+CONTENT_TYPES = {
+    "mp4": "video/mp4",
+    "png": "image/png",
+    "mp3": "audio/mpeg",
+    "gif": "image/gif",
+    "srt": "application/x-subrip",
+    "glb": "model/gltf-binary",
+}
 SIZES = {kind: path.stat().st_size for kind, path in FILES.items()}
 WIDTH, HEIGHT = 64, 36  # of the clip and of the picture
 

@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -11,13 +11,14 @@ from service.clock import Clock
 from service.errors import StoreUnavailable
 from service.facts import Arrival, RawCallback
 from service.ids import new_token
-from service.models import Applied, DueDelivery, Job, NewJob
+from service.models import Announcement, Applied, Credential, DueDelivery, Job, NewJob
 from service.states import Json, Work
 from service.stores import Created, Plan, Room
 from service.stores.plain import JOB_COLUMNS, MUTABLE_COLUMNS, changed_values, job_values, without_content
 from service.stores.planning import Loaded, Planner, WriteSet, ids_to_bind
 from service.stores.sqlite_deliveries import DeliveryVerbs
 from service.stores.sqlite_files import Connect, Files
+from service.stores.sqlite_money import MoneyVerbs
 from service.stores.sqlite_rows import CANCELED, HELD, PENDING
 
 _encode = msgspec.json.encode
@@ -61,7 +62,7 @@ async def open_store(
     return SqliteStore(files, plan=plan, clock=clock)
 
 
-class SqliteStore(DeliveryVerbs):
+class SqliteStore(DeliveryVerbs, MoneyVerbs):
     async def check(self) -> None:
         """Write something and wait for its commit, as an accept does."""
         await self.set_meta("checked_at", str(self.now()))
@@ -78,6 +79,9 @@ class SqliteStore(DeliveryVerbs):
         earlier = self._earlier(item)
         if earlier is not None:
             return earlier
+        budget = self._over_budget(item.job)
+        if budget is not None:
+            return Created(verdict="over_budget", job=item.job, budget=budget)
         num = self._next("jobs")
         job = msgspec.structs.replace(item.job, num=num)
         self._execute(INSERT_JOB, (*job_values(job), item.idempotency_key, item.fingerprint))
@@ -85,6 +89,7 @@ class SqliteStore(DeliveryVerbs):
         self._execute("INSERT INTO job_details VALUES (?, ?, ?, ?)", (num, item.input, metadata, detail))
         owned = [(job.credential, provider_job_id, num) for provider_job_id in job.provider_job_ids]
         self._many("INSERT INTO provider_ids VALUES (?, ?, ?)", owned)
+        self._charge_new(job)
         loaded = Loaded()
         if item.announcements:
             loaded.endpoints = self._load_endpoints([job.tenant])
@@ -170,6 +175,7 @@ class SqliteStore(DeliveryVerbs):
         self._many(UPDATE_JOB, [(*changed_values(job), job.num) for job in changed])
         details = [(_encode(job.detail), job.num) for job in changed if job.detail is not writes.before[job.num].detail]
         self._many("UPDATE job_details SET detail = ? WHERE job = ?", details)
+        self._charge_changes(writes)
 
     def _save_callbacks(self, callbacks: Iterable[tuple[int | None, RawCallback]]) -> None:
         rows = [(job, c.provider, c.received_at, c.verdict, c.reason, c.body) for job, c in callbacks]
@@ -229,6 +235,24 @@ class SqliteStore(DeliveryVerbs):
     async def overdue(self, limit: int) -> list[int]:
         sql = "SELECT num FROM jobs WHERE status = 'queued' AND deadline_at <= $1 ORDER BY deadline_at LIMIT $2"
         return [row[0] for row in await self.rows(sql, self.now(), limit)]
+
+    # -- credentials that their provider refuses
+
+    async def pause_credential(
+        self, credential: Credential, reason: str, said: Announcement
+    ) -> list[DueDelivery] | None:
+        """Pause it and publish that it is; None where it is paused already."""
+        paused = await self._files.commit(self._pause_credentials, [(credential, reason, said)])
+        return cast(list[DueDelivery] | None, paused[0])
+
+    def _pause_credentials(self, items: list[tuple[Credential, str, Announcement]]) -> list[list[DueDelivery] | None]:
+        return [self._pause_credential(*item) for item in items]
+
+    def _pause_credential(self, credential: Credential, reason: str, said: Announcement) -> list[DueDelivery] | None:
+        sql = "UPDATE credentials SET paused_at = ?, paused_reason = ? WHERE num = ? AND paused_at IS NULL"
+        if not self._execute(sql, (self.now(), reason, credential.num)).rowcount:
+            return None
+        return self._publish_one(credential.tenant, said, None)[1]
 
     # -- callbacks that moved nothing, recovery, retention
 

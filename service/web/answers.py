@@ -24,7 +24,7 @@ class Problem(Struct):
 
 class Output(Struct):
     url: Annotated[str, Meta(description="As the provider gave it")]
-    stable_url: str | None
+    stable_url: Annotated[str, Meta(description="Here: it redirects, or streams, for as long as the job is kept")]
     kind: str
     file_name: str | None
     content_type: str | None
@@ -213,6 +213,15 @@ class RejectedCallback(Struct):
     verdict: CallbackVerdict
     reason: str | None
     body: str
+
+
+class File(Struct):
+    id: Annotated[str, Meta(description="Stands in any field of `input` that takes a file or its URL")]
+    name: str
+    content_type: str
+    bytes: int
+    created_at: Instant
+    expires_at: Instant
 
 
 class Health(Struct):

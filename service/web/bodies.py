@@ -60,8 +60,14 @@ async def _read(receive: Receive, most: int) -> bytes:
     return b"".join(chunks)
 
 
+def check_size(raw: bytes, most: int) -> None:
+    """Raises 413 where a body that was read is larger than what it says may be."""
+    if len(raw) > most:
+        raise _too_large(most)
+
+
 def _too_large(most: int) -> TooLarge:
-    return TooLarge(f"The body may have at most {most} bytes here: send large media as a URL.")
+    return TooLarge(f"The body may have at most {most} bytes here: send large media as a URL, or by POST /v1/files.")
 
 
 def check_media(headers: Mapping[str, str]) -> None:

@@ -30,7 +30,11 @@ class Call:
     query: Json = field(default_factory=dict)
     body: Any = None
     raw: bytes = b""
+    method: str = "GET"
     fingerprint: bytes = b""
+    key: str = ""  # that the request brought, where it goes on to a provider: it is taken out first
+    raw_path: bytes = b""  # as on the wire
+    raw_query: bytes = b""
 
     @property
     def who(self) -> Principal:

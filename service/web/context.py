@@ -9,12 +9,19 @@ from service.callbacks import Callbacks
 from service.clock import Clock
 from service.delivery import Delivery
 from service.endpoints import Endpoints
+from service.files import Files
+from service.gates import Gates
 from service.loops import Loops
 from service.metrics import Metrics
+from service.offers import Offers
+from service.outputs import Outputs
+from service.passthrough import Passthrough
 from service.providers import Provider
+from service.reconciling import Reconciling
 from service.settings import Settings
 from service.stores import Store
 from service.transitions import Transitions
+from service.views import Link
 from service.waiting import Waiting
 
 
@@ -29,6 +36,13 @@ class Context:
     accepting: Accepting
     callbacks: Callbacks
     transitions: Transitions
+    gates: Gates
+    offers: Offers
+    passthrough: Passthrough
+    files: Files
+    outputs: Outputs
+    reconciling: Reconciling
+    link: Link
     delivery: Delivery
     waiting: Waiting
     loops: Loops

@@ -7,7 +7,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.errors import Missing
 from service.web.auth import authorized
-from service.web.bodies import check_media, checked, decode, fingerprint
+from service.web.bodies import check_media, check_size, checked, decode, fingerprint
 from service.web.calls import Call
 from service.web.context import Context
 from service.web.documents import Documents
@@ -23,7 +23,7 @@ class Methods:
     def __init__(self, routes: Sequence[Route], context: Context, documents: Documents):
         self._context, self._documents = context, documents
         self._routes = {route.method: route for route in routes}
-        if "GET" in self._routes and not self._routes["GET"].streams:
+        if "GET" in self._routes and (not self._routes["GET"].streams or self._routes["GET"].passes):
             self._routes["HEAD"] = self._routes["GET"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,6 +37,9 @@ class Methods:
             path=scope["path_params"],
             headers=headers_of(scope["headers"]),
             receive=receive,
+            method=scope["method"],
+            raw_path=scope.get("raw_path") or b"",
+            raw_query=scope["query_string"],
         )
         await self._prepare(call, scope)
         await send_reply(await route.answer(call), scope, receive, send)
@@ -46,6 +49,8 @@ class Methods:
         route = call.route
         if route.scope is not None:
             call.principal = await authorized(call, route.scope)
+        if route.passes:
+            return
         if any(not text.isascii() or not text.isprintable() for text in call.path.values()):
             raise Missing("There is no such object: ids are visible ASCII.", param=next(iter(call.path)))
         if not route.open_query:
@@ -56,12 +61,15 @@ class Methods:
 
 async def _read(call: Call, path: str) -> None:
     route = call.route
-    call.raw = await call.read(route.max_bytes)
+    most = route.max_bytes if isinstance(route.max_bytes, int) else route.max_bytes(call.context)
+    call.raw = await call.read(most)
     if not call.raw and route.body_optional:
         call.body = route.body()
         return
     check_media(call.headers)
     value = decode(call.raw)
+    if route.limit is not None:
+        check_size(call.raw, route.limit(call.context, value))
     call.body = checked(value, route.body)
     call.fingerprint = fingerprint(route.method, path, value)
 

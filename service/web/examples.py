@@ -27,8 +27,10 @@ PARAMETERS = {
     "endpoint_id": _path("endpoint_id", "An endpoint's id", _id("ep")),
     "event_id": _path("event_id", "An event's id", _id("evt")),
     "delivery_id": _path("delivery_id", "A delivery's id", _id("dlv")),
+    "file_id": _path("file_id", "A file's id", _id("file")),
     "key_id": _path("key_id", "A key's id", _id("key")),
     "tenant": _path("tenant", "A tenant's name", TENANT_NAME),
+    "kind": _path("kind", "A catalog: see GET /v1/providers/{provider}/catalog", r"^[a-z0-9_-]{1,64}$"),
 }
 HEADERS = {
     "Callsheet-Tenant": _header(
@@ -71,7 +73,11 @@ EXAMPLES: dict[str, Json] = {
     "rotateEndpointSecret": {"day": {"overlap_seconds": 86_400}},
     "rotateCallbackSecret": {"day": {"overlap_seconds": 86_400}},
     "recoverEndpoint": {"since": {"since": "2026-01-31T12:00:00Z"}},
+    "reconcileProvider": {"since": {"since": "2026-01-31T12:00:00Z"}},
     "createKey": {"worker": {"name": "worker", "scopes": ["jobs:write", "jobs:read"]}},
     "createTenant": {"films": {"name": "films"}},
+    "putCredential": {"key": {"api_key": "sk-of-the-provider", "callback_secret": "as-in-its-dashboard"}},
+    "quoteJob": {"video": {"operation": "text_to_video", "input": _INPUT}},
+    "putBudget": {"month": {"amount": "5000", "period": "month"}},
     "tick": {"short": {"budget_seconds": 1}},
 }

@@ -18,21 +18,25 @@ from service.web.replies import JSON
 from service.web.routing import Link, Route
 
 REF = "#/components/schemas/{name}"
-LEFT_OUT = frozenset({"openapi"})  # the document does not describe itself
+LEFT_OUT = frozenset({"openapi"})  # the document does not describe itself, nor a provider's own API
 TITLES = {
     400: "Not readable", 401: "No valid key", 403: "The key lacks the scope", 404: "No such object",
-    408: "The body came too slowly", 409: "The object's state forbids it", 413: "The body is too large",
-    415: "Compressed, or no JSON", 422: "Readable, and refused", 429: "A ceiling was reached", 503: "Not now",
+    408: "The body came too slowly", 409: "The object's state forbids it", 410: "It was there, and is not any more",
+    413: "The body is too large", 415: "Compressed, or of another type", 416: "A range beyond the end",
+    422: "Readable, and refused", 429: "A ceiling was reached", 503: "Not now",
 }  # fmt: skip
 ABOUT = (
     "Submit a paid AI media job once; every URL that asked gets one signed event. Errors are RFC 9457 problem"
     " documents whose `type` resolves to a page with the remedy. Lists go by `limit` and `cursor`."
+    " Each provider's own API, unchanged and so described by the provider, is at"
+    " `/v1/providers/{provider}/passthrough/{path}`: `path` as on its own host, a key of ours with the scope"
+    " `passthrough` in its own header."
 )
 
 
 def openapi_document(routes: Iterable[Route], *, public_url: str, providers: Mapping[str, Provider]) -> Json:
     """The whole document, as JSON values."""
-    shown = [route for route in routes if route.name not in LEFT_OUT]
+    shown = [route for route in routes if route.name not in LEFT_OUT and not route.passes]
     named = PARAMETERS | {"provider": _one_of(PARAMETERS["provider"], providers)}
     paths: Json = {}
     for route in shown:
@@ -75,9 +79,19 @@ def _operation(route: Route, named: Mapping[str, Json]) -> Json:
         operation["description"] = f"Needs the scope `{route.scope}`."
     if route.body is not None:
         operation["requestBody"] = _request(route)
+    elif route.form:
+        operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}
     elif route.open_query:
         operation["requestBody"] = {"required": True, "content": {JSON: {"schema": {}}}}
     return operation
+
+
+_FORM = {
+    "type": "object",
+    "required": ["file"],
+    "additionalProperties": False,
+    "properties": {"file": {"type": "string", "format": "binary", "description": "The file, with its name and type"}},
+}
 
 
 def _tag(path: str) -> str:
@@ -110,7 +124,7 @@ def _request(route: Route) -> Json:
 def _responses(route: Route) -> Json:
     found: Json = {}
     for status in (route.status, *route.also):
-        found[str(status)] = _success(route)
+        found[str(status)] = _success(route) if status < 300 else _elsewhere(route)
     for status in _error_statuses(route):
         found[str(status)] = _problem(TITLES[status])
     return found | {"default": {"$ref": "#/components/responses/Problem"}}
@@ -123,6 +137,10 @@ def _success(route: Route) -> Json:
     if route.links:
         response["links"] = {link.to: _link(link) for link in route.links}
     return response
+
+
+def _elsewhere(route: Route) -> Json:
+    return {"description": route.summary, "headers": {"Location": {"schema": {"type": "string", "format": "uri"}}}}
 
 
 def _returned(route: Route) -> Json:
@@ -146,7 +164,7 @@ def _error_statuses(route: Route) -> list[int]:
         found |= {401, 403, 404}
     if "{" in route.path:
         found.add(404)
-    if route.body is not None:
+    if route.body is not None or route.form:
         found |= {400, 408, 413, 415, 422}
     if not route.open_query:
         found |= {400, 422}

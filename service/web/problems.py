@@ -1,6 +1,6 @@
 """RFC 9457 problem documents: every refusal and every failure leaves as one."""
 
-from service.errors import Forbidden, Missing, NotAllowedHere, Refusal
+from service.errors import Forbidden, Missing, NotAllowedHere, Refusal, Unsatisfiable
 from service.states import Json
 from service.web.remedies import REMEDIES
 from service.web.replies import Headers, Reply, json_reply
@@ -44,6 +44,10 @@ def _headers(refusal: Refusal) -> Headers:
         headers.append(("retry-after", str(refusal.retry_after)))
     if refusal.status in (408, 413):
         headers.append(("connection", "close"))  # the rest of the body is not read
+    if refusal.job is not None:
+        headers.append(("callsheet-job-id", refusal.job))
+    if isinstance(refusal, Unsatisfiable) and refusal.length is not None:
+        headers.append(("content-range", f"bytes */{refusal.length}"))
     if isinstance(refusal, MethodNotAllowed):
         headers.append(("allow", ", ".join(refusal.allowed)))
     return tuple(headers)

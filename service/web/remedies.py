@@ -47,21 +47,39 @@ REMEDIES = _rows(
      "Only a queued job can be canceled here: wait for the end, or give a deadline with the next job."),
     ("already_terminal", "The job has ended", "Nothing is left to cancel: read its outputs or its error."),
     ("not_terminal", "The job has not ended", "Cancel it or wait for its end before erasing its content."),
+    (
+        "not_resubmittable",
+        "The job went through as its caller sent it",
+        "Its bytes are not kept to be sent again: `fail` it, and make the call anew.",
+    ),
+    ("not_paused", "The credential is not paused", "Nothing waits: GET /v1/providers/{provider}/credentials shows it."),
     ("not_unknown", "The job is not unknown", "Only a job whose submit has an unknown outcome is resolved."),
     ("id_already_bound", "The provider's id belongs to another job",
      "`detail` names the job that has it: compare both with the provider's own list."),
     ("already_followed", "A job with this provider id is here already", "Use the job that `detail` names."),
     ("changed_meanwhile", "Somebody else changed it", "Read it and send the change again."),
+    ("correlation_reused", "The provider may have forgotten this id",
+     "Under a repeated id a provider makes no second job for a while only, and nobody knows for how long: send a new"
+     " id for a new job. `detail` names the job that had it."),
     ("too_many_endpoints", "The tenant has its endpoints", "Delete one that is not used any more."),
     ("tenant_in_use", "The tenant still owns something",
      "Revoke its keys and delete its endpoints; finished jobs go with their retention."),
     ("being_sent", "The delivery is being sent now", "Look at its attempts in a moment."),
-    # 413, 415
+    # 410
+    ("gone", "It is not there any more", "Jobs are kept as long as CALLSHEET_RETENTION_JOBS_DAYS says."),
+    ("content_erased", "The job's content was erased", "Somebody erased it on purpose: make it again by a new job."),
+    ("result_expired", "The provider does not give the result any more",
+     "Providers keep results for a while only, some for ten minutes: fetch them when the event comes. Make it again"
+     " by a new job."),
+    # 413, 415, 416
     ("too_large", "The body is too large",
      "A job takes 1 MiB, a callback 1 MiB unless its provider declares more, everything else 64 KiB."
      " Give large media by URL."),
     ("unsupported_media_type", "The body is in a form that is not read here",
-     "Send JSON with `Content-Type: application/json` and without a Content-Encoding."),
+     "Send JSON with `Content-Type: application/json` and without a Content-Encoding; a file as multipart/form-data."),
+    ("unsupported_file_type", "The file is of a type that is not taken",
+     "`detail` says which types are taken, or what the file's first bytes say that it is: declare that."),
+    ("range_not_satisfiable", "The range is beyond the end", "`Content-Range` says how many bytes there are."),
     # 422
     ("invalid", "The request is not valid", "`param` names the field and `detail` what it takes."),
     ("unknown_field", "A field is not known",
@@ -71,7 +89,21 @@ REMEDIES = _rows(
     ("idempotency_key_reused", "The idempotency key was used with another body",
      "Send the same body to read the job again, or a new key for a new job."),
     ("no_credential", "There is no credential for the provider",
-     "Set CALLSHEET_<PROVIDER>_API_KEY, or CALLSHEET_SANDBOX_URL to try it without one."),
+     "Give one with PUT /v1/providers/{provider}/credentials or CALLSHEET_<PROVIDER>_API_KEY, or set"
+     " CALLSHEET_SANDBOX_URL to try it without one."),
+    ("no_history", "The provider lists no history",
+     "Look at its own dashboard, and settle each unknown job with POST /v1/jobs/{id}/resolve."),
+    ("no_balance", "The provider tells no balance", "Look at its own dashboard."),
+    ("over_budget", "The budget has no room for the job",
+     "`detail` says what is left. GET /v1/budgets shows what open jobs reserve; an admin raises it with"
+     " PUT /v1/budgets/{provider}."),
+    ("bad_path", "The path could be read as another one",
+     "Write the provider's path plainly: no dot segments, backslashes, control characters or broken escapes."),
+    ("not_forwarded", "The request cannot be sent to the provider", "`detail` says what of it cannot be sent."),
+    ("file_type", "The file is of another type than the field takes", "`detail` names the types: upload one of them."),
+    ("file_too_large", "The file is larger than the provider takes", "`detail` says how large it may be."),
+    ("file_unreachable", "The provider cannot fetch a file from here",
+     "Set CALLSHEET_PUBLIC_URL to an address of this service that the provider can reach, or give a public URL."),
     ("url_address", "The URL's address may not be reached",
      "Deliveries go to public addresses. An operator opens a private network with CALLSHEET_EGRESS_ALLOW; while"
      " developing, `callsheet listen` forwards events to this machine."),
@@ -92,9 +124,18 @@ REMEDIES = _rows(
     ("header_twice", "A header is there twice", "Names do not differ by case: give each once."),
     # 429, 5xx
     ("too_many", "A ceiling was reached", "Wait as long as `Retry-After` says."),
+    ("storage_full", "The tenant's files fill their share",
+     "Delete some with DELETE /v1/files/{id}, wait until they expire, or raise CALLSHEET_MAX_STORED_BYTES."),
     ("too_many_pending_jobs", "Too many jobs wait", "Wait as long as `Retry-After` says; nothing was accepted."),
     ("internal", "Our fault", "It is logged under `request_id`. With an idempotency key it is safe to try again."),
     ("unavailable", "Not now", "Wait as long as `Retry-After` says; nothing was accepted."),
+    ("provider_unavailable", "The provider does not answer now",
+     "Wait as long as `Retry-After` says. `callsheet doctor` looks whether it can be reached from here."),
+    ("no_reply", "The provider's reply was lost",
+     "Do not send it again: the provider may have accepted it. The header `Callsheet-Job-Id` and `detail` name the job;"
+     " GET /v1/jobs/{id} finds out what became of it, or says that it is unknown."),
+    ("output_unavailable", "The output is not to be had now",
+     "Try again later: the provider could not be reached, or answered what cannot be given on. `detail` says more."),
     ("store_unavailable", "The database cannot keep it now",
      "Wait as long as `Retry-After` says; nothing was accepted. For operators: look at the disk and the log."),
 )  # fmt: skip

@@ -1,13 +1,13 @@
 """What a handler gives back, and how it goes out."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from typing import Any
 
 import msgspec
-from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from service.states import Record
+from service.web.streaming import send_stream
 
 JSON = "application/json"
 Headers = tuple[tuple[str, str], ...]
@@ -17,8 +17,8 @@ class Reply(Record):
     """One response: its bytes, or a stream of them that ends when the client goes."""
 
     status: int
-    body: bytes | AsyncIterator[bytes] = b""
-    content_type: str = JSON
+    body: bytes | AsyncIterable[bytes] = b""
+    content_type: str | None = JSON  # None: it is among the headers, or there is none
     headers: Headers = ()
 
 
@@ -31,14 +31,30 @@ NO_CONTENT = Reply(status=204)
 
 async def send_reply(reply: Reply, scope: Scope, receive: Receive, send: Send) -> None:
     """Send it whole; a stream until it ends or the client goes."""
-    if not isinstance(reply.body, bytes):
-        streaming = StreamingResponse(reply.body, reply.status, dict(reply.headers), reply.content_type)
-        await streaming(scope, receive, send)
-        return
     headers = [(name.encode(), value.encode("latin-1")) for name, value in reply.headers]
-    if reply.status != 204:
+    if reply.status != 204 and reply.content_type is not None:
         headers.append((b"content-type", reply.content_type.encode()))
+    if not isinstance(reply.body, bytes):
+        stream = reply.body if scope["method"] != "HEAD" else _Unsent(reply.body)
+        await send_stream(reply.status, headers, stream, receive, send)
+        return
+    if reply.status != 204:
         headers.append((b"content-length", b"%d" % len(reply.body)))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     body = b"" if scope["method"] == "HEAD" else reply.body
     await send({"type": "http.response.body", "body": body})
+
+
+class _Unsent:
+    """A stream of which only the headers go out."""
+
+    def __init__(self, body: AsyncIterable[bytes]):
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        return
+        yield b""
+
+    async def aclose(self) -> None:
+        if (close := getattr(self._body, "aclose", None)) is not None:
+            await close()

@@ -4,9 +4,23 @@ The hottest paths come first: the router looks from the top.
 """
 
 from service.states import DeliveryStatus, JobStatus
-from service.web import answers, queries, schemas
-from service.web.api import accounts, callbacks, documents, endpoints, events, jobs, system
-from service.web.bodies import JOB_BYTES
+from service.web import answers, answers_books, queries, schemas
+from service.web import answers_money as money
+from service.web.api import (
+    accounts,
+    callbacks,
+    documents,
+    endpoints,
+    events,
+    files,
+    jobs,
+    outputs,
+    passthrough,
+    reconcile,
+    system,
+    usage,
+)
+from service.web.api import providers as offered
 from service.web.queries import PAGE, Query, choice, instant, text
 from service.web.routing import Link, Route
 
@@ -40,7 +54,8 @@ ROUTES: tuple[Route, ...] = (
     # -- jobs
     Route(method="POST", path="/v1/jobs", name="createJob", scope="jobs:write", status=202, also=(200,),
           summary="Submit a job to a provider, or follow one submitted elsewhere",
-          answer=jobs.create, body=schemas.CreateJob, max_bytes=JOB_BYTES, headers=(_KEY, _WAIT),
+          answer=jobs.create, body=schemas.CreateJob, max_bytes=jobs.most_bytes, limit=jobs.limit,
+          headers=(_KEY, _WAIT),
           returns=answers.Job, errors=(409, 429), links=_JOB_LINKS),
     Route(method="GET", path="/v1/jobs", name="listJobs", scope="jobs:read",
           summary="Your jobs, newest first, without their input", answer=jobs.list_,
@@ -112,6 +127,22 @@ ROUTES: tuple[Route, ...] = (
     Route(method="POST", path="/v1/deliveries/{delivery_id}/retry", name="retryDelivery", scope="endpoints:write",
           summary="Send it again now, with its schedule from the start", answer=events.retry, status=202,
           returns=answers.DeliveryData, errors=(409,)),
+    # -- files and outputs
+    Route(method="POST", path="/v1/files", name="createFile", scope="jobs:write", status=201, form=True,
+          summary="Upload a file for jobs to name", answer=files.create, returns=answers.File, errors=(429,),
+          links=_links("path.file_id", "getFile deleteFile")),
+    Route(method="GET", path="/v1/files", name="listFiles", scope="jobs:read", summary="Your files, newest first",
+          answer=files.list_, query=PAGE, returns=answers.File, listed=True),
+    Route(method="GET", path="/v1/files/{file_id}", name="getFile", scope="jobs:read", summary="What a file is",
+          answer=files.get, returns=answers.File),
+    Route(method="DELETE", path="/v1/files/{file_id}", name="deleteFile", scope="jobs:write", status=204,
+          summary="Delete a file; jobs that were sent with it go on", answer=files.delete),
+    Route(method="GET", path="/v1/files/content/{token}", name="readFile", scope=None, also=(206,),
+          summary="A file's bytes, where a provider fetches them; ranges are served", answer=files.content,
+          media="*/*", errors=(416,)),
+    Route(method="GET", path="/v1/outputs/{token}", name="openOutput", scope=None, also=(206, 302),
+          summary="An output's stable URL: a redirect to the provider's, or its bytes, ranges served",
+          answer=outputs.open_, query=(outputs.REFRESH,), media="*/*", errors=(410, 416, 503)),
     # -- accounts
     Route(method="POST", path="/v1/keys", name="createKey", scope="admin", status=201,
           summary="Make an API key; its text is shown this once", answer=accounts.create_key, body=schemas.CreateKey,
@@ -135,6 +166,11 @@ ROUTES: tuple[Route, ...] = (
     Route(method="POST", path="/v1/callback-secret/rotate", name="rotateCallbackSecret", scope="secrets:write",
           summary="A new one; the old one signs beside it for the overlap", answer=accounts.rotate_callback_secret,
           body=schemas.RotateSecret, body_optional=True, returns=answers.NewSecret),
+    # -- the providers' own APIs
+    *(Route(method=method, path="/v1/providers/{provider}/passthrough/{path:path}", name=f"passthrough{method.title()}",
+            scope="passthrough", summary="The provider's own API, unchanged: its path, your key of this service",
+            answer=passthrough.relay, passes=True, streams=True, open_query=True, media="*/*")
+      for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")),
     # -- the service
     Route(method="GET", path="/v1/providers", name="listProviders", scope="providers:read",
           summary="The providers that there are", answer=system.providers, returns=answers.Provider, listed=True,
@@ -142,6 +178,48 @@ ROUTES: tuple[Route, ...] = (
     Route(method="GET", path="/v1/providers/{provider}/operations", name="listOperations", scope="providers:read",
           summary="What a provider can do, with the JSON Schema of each input", answer=system.operations,
           returns=answers.Operation, listed=True),
+    Route(method="GET", path="/v1/providers/{provider}/credentials", name="getCredential", scope="credentials:write",
+          summary="What new submits use, without its key", answer=offered.credential, returns=money.Credential),
+    Route(method="PUT", path="/v1/providers/{provider}/credentials", name="putCredential", scope="credentials:write",
+          summary="Give the tenant a key of its own, or replace it; this also ends a pause",
+          answer=offered.put_credential, body=schemas.PutCredential, returns=money.Credential,
+          links=_links("path.provider", "getCredential deleteCredential", "$request.path.provider")),
+    Route(method="DELETE", path="/v1/providers/{provider}/credentials", name="deleteCredential",
+          scope="credentials:write", status=204, answer=offered.delete_credential,
+          summary="Use the key for no new submit; jobs that were sent with it go on with it"),
+    Route(method="POST", path="/v1/providers/{provider}/credentials/resume", name="resumeCredential",
+          scope="credentials:write", answer=offered.resume_credential, returns=money.Credential, errors=(409,),
+          summary="End a pause once what was wrong is mended at the provider"),
+    Route(method="POST", path="/v1/providers/{provider}/quote", name="quoteJob", scope="providers:read",
+          summary="What a job would cost, where the provider or its documents say so; makes no job",
+          answer=offered.quote, body=schemas.AskQuote, max_bytes=jobs.most_bytes, returns=money.Quote, errors=(503,)),
+    Route(method="GET", path="/v1/providers/{provider}/balance", name="getBalance", scope="providers:read",
+          summary="What is left at the provider", answer=offered.balance, returns=money.Balance, errors=(503,)),
+    Route(method="POST", path="/v1/providers/{provider}/reconcile", name="reconcileProvider", scope="admin",
+          summary="Compare its own books with the jobs: adopt what was lost, list what does not match; charges nothing",
+          answer=reconcile.reconcile, body=schemas.Reconcile, returns=answers_books.Reconciled, errors=(503,)),
+    Route(method="GET", path="/v1/providers/{provider}/catalog", name="listCatalogs", scope="providers:read",
+          summary="The catalogs that there are: models, voices, styles, ...", answer=offered.catalogs,
+          returns=money.CatalogKind, listed=True,
+          links=_links("path.kind", "getCatalog", "$response.body#/data/0/kind")),
+    Route(method="GET", path="/v1/providers/{provider}/catalog/{kind}", name="getCatalog", scope="providers:read",
+          summary="One catalog: live where the provider lists it, else as its documents do", answer=offered.catalog,
+          returns=money.Catalog, errors=(422, 503)),
+    # -- money
+    Route(method="GET", path="/v1/usage", name="getUsage", scope="jobs:read",
+          summary="What jobs have cost, of the last 30 days unless said otherwise", answer=usage.usage,
+          query=(*PAGE, instant("since", "Jobs accepted at or after this time"),
+                 instant("until", "Jobs accepted before it"), text("provider", "Only this provider's"),
+                 usage.GROUP_BY), returns=money.Usage, listed=True),
+    Route(method="GET", path="/v1/budgets", name="listBudgets", scope="jobs:read",
+          summary="The tenant's budgets, with what is left of each", answer=usage.budgets, returns=money.Budget,
+          listed=True),
+    Route(method="PUT", path="/v1/budgets/{provider}", name="putBudget", scope="admin",
+          summary="Limit what the tenant's jobs may cost at a provider", answer=usage.put_budget,
+          body=schemas.PutBudget, returns=money.Budget,
+          links=_links("path.provider", "deleteBudget", "$request.path.provider")),
+    Route(method="DELETE", path="/v1/budgets/{provider}", name="deleteBudget", scope="admin", status=204,
+          summary="Limit it no more", answer=usage.delete_budget),
     Route(method="GET", path="/v1/providers/{provider}/rejected-callbacks", name="listRejectedCallbacks",
           scope="admin", summary="The last callbacks that were refused, and why", answer=system.rejected_callbacks,
           returns=answers.RejectedCallback, listed=True),

@@ -26,7 +26,9 @@ class Route(Record):
     answer: Callable[[Any], Awaitable[Reply]]  # of a `Call`
     body: Any = None  # a struct; None: it takes no body, or reads it itself
     body_optional: bool = False
-    max_bytes: int = OTHER_BYTES
+    form: bool = False  # it takes a file as multipart/form-data, which it reads itself
+    max_bytes: int | Callable[[Any], int] = OTHER_BYTES  # of any body; or what is known of a `Context`
+    limit: Callable[[Any, Any], int] | None = None  # of this body, by what it says: of `Context` and JSON value
     query: tuple[Query, ...] = ()
     open_query: bool = False  # a provider may add parameters to its callback URL
     headers: tuple[str, ...] = ()  # request headers of ours, by name in openapi.HEADERS
@@ -38,3 +40,4 @@ class Route(Record):
     errors: tuple[int, ...] = ()  # beyond those that follow from scope, body and query
     links: tuple[Link, ...] = ()
     streams: bool = False
+    passes: bool = False  # the provider's own API: the key may stand in its header, the rest is as it was sent

@@ -22,6 +22,7 @@ Metadata = Annotated[
     dict[MetadataKey, MetadataValue],
     Meta(max_length=50, description="At most 50 texts of 500 characters, under names of 64."),
 ]
+Visible = Annotated[str, Meta(pattern=rf"^[!-~]{{1,1000}}{_END}")]
 ProviderJobId = Annotated[str, Meta(pattern=rf"^[!-~]{{1,200}}{_END}")]
 Instant = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 EventTypeName = Annotated[str, Meta(extra_json_schema={"enum": TYPE_NAMES})]
@@ -121,6 +122,10 @@ class Recover(Body):
     since: Annotated[Instant, Meta(description="An RFC 3339 time with a zone: send what failed since then.")]
 
 
+class Reconcile(Body):
+    since: Annotated[Instant, Meta(description="An RFC 3339 time with a zone that has passed: compare from then on.")]
+
+
 class CreateKey(Body):
     name: Name
     scopes: Annotated[
@@ -130,6 +135,41 @@ class CreateKey(Body):
     tenant: Annotated[str | None, Meta(description="Whose key; absent: the tenant that you act in.")] = None
     expires_at: Annotated[
         Instant | None, Meta(description="An RFC 3339 time with a zone, in the future; absent: never.")
+    ] = None
+
+
+class PutCredential(Body):
+    api_key: Annotated[
+        Visible, Meta(description="The provider's key: 1 to 1000 visible characters, never shown again.")
+    ]
+    callback_secret: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=1000, pattern=r"^[^\x00-\x1f]+$")] | None,
+        Meta(description="What the provider signs its callbacks with; absent: its jobs are polled."),
+    ] = None
+    callback_id: Annotated[
+        Visible | None, Meta(description="The provider's id of our callback URL (PixVerse: `webhook_id`).")
+    ] = None
+
+
+class AskQuote(Body):
+    operation: Annotated[str, Meta(description="See GET /v1/providers/{provider}/operations.")]
+    input: Annotated[dict[str, Any], Meta(description="An object: the operation's input, as for a job.")]
+
+
+class PutBudget(Body):
+    amount: Annotated[
+        str,
+        Meta(
+            pattern=rf"^[0-9]{{1,12}}(\.[0-9]{{1,12}})?{_END}",
+            description="Decimal text, as `500` or `12.50`; `0` lets only free jobs through.",
+        ),
+    ]
+    period: Annotated[
+        Literal["month", "total"], Meta(description="`month`, which begins on the first in UTC, or `total`.")
+    ] = "month"
+    unit: Annotated[
+        Annotated[str, Meta(pattern=rf"^[a-zA-Z][a-zA-Z0-9_-]{{0,31}}{_END}")] | None,
+        Meta(description="Of the provider's money, as in the `cost` of its jobs; absent: its usual one."),
     ] = None
 
 

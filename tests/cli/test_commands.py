@@ -1,6 +1,7 @@
 """The commands that talk to a service: tables for people, the API's JSON for scripts."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,3 +156,17 @@ def test_a_key_of_a_tenant_sees_that_tenant_alone(world: World, job: str) -> Non
     for arguments in (("--tenant", "nobody"), ("--scope", "everything")):
         refused = world.run("keys", "create", "--name", "x", *arguments)
         assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+
+
+def test_files_are_uploaded_listed_and_deleted(world: World, tmp_path: Path) -> None:
+    image = tmp_path / "a cat.png"
+    image.write_bytes(b"\x89PNG\r\n\x1a\n" + b"x" * 3_000_000)
+    file_id = world.ok("files", "upload", str(image)).strip()
+    lines = world.ok("files", "list").splitlines()
+    assert lines[0].split() == ["ID", "NAME", "CONTENT_TYPE", "BYTES", "EXPIRES_AT"]
+    assert lines[1].split()[:5] == [file_id, "a", "cat.png", "image/png", "3000008"]
+    assert of(world, "files", "list")["data"][0]["id"] == file_id
+    refused = world.run("files", "upload", str(image), "--type", "video/mp4")
+    assert refused.returncode == 1 and "begins like image/png" in refused.stderr
+    assert world.ok("files", "delete", file_id) == f"{file_id} is deleted\n"
+    assert of(world, "files", "list")["data"] == []

@@ -35,7 +35,7 @@ def test_once_shows_every_step_and_leaves_no_process(folder: Folder) -> None:
         "callback verified",
         "callback ignored: a duplicate",
         "event job.succeeded",
-        "refused with 503",
+        "refused with 500",
         "attempt 2: accepted",
         "signature right, says standardwebhooks",
         "Every event has arrived and verified",

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from service.stores.migrations import migrations
 from tests.cli.conftest import Folder, World
 
 
@@ -22,7 +23,7 @@ def test_beside_a_service_all_is_well_and_nothing_is_spent(world: World) -> None
     assert found["public URL"][1].endswith("is this service")
     assert "PixVerse accepts the key" in found["pixverse"][1]
     assert "PeakMV accepts the key" in found["peakmv"][1]
-    assert "schema 1" in found["database"][1]
+    assert f"schema {migrations('sqlite')[-1].version}" in found["database"][1]
     assert charged(world) == before
     assert f"in use by process {world.pid} (" in world.ok("doctor")
 

@@ -19,6 +19,8 @@ GROUPS = {
     "deliveries": "list get retry",
     "keys": "create list revoke",
     "tenants": "create list delete",
+    "credentials": "set show delete",
+    "budgets": "list set delete",
 }
 COMMANDS = [[name] for name in NAMES] + [[group, name] for group, names in GROUPS.items() for name in names.split()]
 HEAVY = ("httpx2", "aiohttp", "uvicorn", "starlette", "cryptography", "service.app", "service.sandbox")

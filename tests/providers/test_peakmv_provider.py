@@ -9,20 +9,13 @@ from service.errors import Invalid
 from service.facts import NotFound, Unknown, Update
 from service.providers import Call, Reply, Request
 from service.providers.peakmv import provider
-from service.states import Json
 
 GENERATE = provider.operations["generate"]
 SONG = {"audio_url": "https://example.com/song.mp3"}
 
 
-class CallWithData(Call, frozen=True, kw_only=True):
-    """What `Call` is proposed to carry: what the provider said beyond our fields."""
-
-    provider_data: Json | None = None
-
-
 def first_request(status_url: Any, base_url: str = "https://peakmv.com") -> Request:
-    call = CallWithData(
+    call = Call(
         operation="generate",
         input=SONG,
         api_key="peak_secret",

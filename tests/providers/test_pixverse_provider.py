@@ -194,6 +194,102 @@ def test_image_to_video_wants_an_image() -> None:
         operation.validate({**I2V, **image})
 
 
+SPEECH = {"lip_sync_tts_speaker_id": "auto", "lip_sync_tts_content": "Hello"}
+SOURCE = {"source_video_id": 1}
+REFUSED = [
+    # operation, input, the field that is named
+    ("lip_sync", {}, "source_video_id"),
+    ("lip_sync", {**SOURCE}, "lip_sync_tts_speaker_id"),
+    ("lip_sync", {**SOURCE, "lip_sync_tts_speaker_id": "auto"}, "lip_sync_tts_content"),
+    ("lip_sync", {**SOURCE, **SPEECH, "audio_media_id": 2}, "lip_sync_tts_speaker_id"),
+    ("lip_sync", {**SOURCE, "audio_media_id": 2, "lip_sync_tts_content": "Hello"}, "lip_sync_tts_content"),
+    ("lip_sync", {**SOURCE, **SPEECH, "lip_sync_tts_content": "x" * 201}, "lip_sync_tts_content"),
+    ("avatar", {"img_id": 1, "quality": "540p"}, "lip_sync_tts_speaker_id"),
+    ("avatar", {"img_id": 1, "quality": "540p", **SPEECH, "audio_media_id": 2}, "lip_sync_tts_speaker_id"),
+    ("restyle", {**SOURCE}, "restyle_id"),
+    ("restyle", {**SOURCE, "restyle_id": 1, "restyle_prompt": "clay"}, "restyle_id"),
+    ("sound_effect", {**SOURCE}, "sound_effect_content"),
+    ("swap", {**SOURCE, "mask_id": "1", "img_id": 2, "quality": "1080p"}, "quality"),
+    ("modify", {**SOURCE, "prompt": "x", "quality": "1080p"}, "quality"),
+    ("modify", {**SOURCE, "prompt": "x", "quality": "720p", "mask_ids": [1, 2, 3, 4]}, "mask_ids"),
+    ("mimic", {**SOURCE, "img_id": 1, "quality": "1080p"}, "quality"),
+    ("template", {"template_id": 1}, "img_id"),
+    ("template", {"template_id": 1, "img_id": 2, "camera_movement": "zoom_in"}, "camera_movement"),
+    ("image_template", {"template_id": 1}, "img_ids"),
+    ("image_template", {"template_id": 1, "img_ids": []}, "img_ids"),
+    ("agent", {"agent_id": "viral"}, "agent_id"),
+    ("extend", {**SOURCE, "prompt": "x", "model": "v5", "duration": 5, "quality": "540p", "seed": -1}, "seed"),
+]
+
+
+@pytest.mark.parametrize(("operation", "given", "field"), REFUSED)
+def test_what_pixverse_would_refuse_is_refused_by_its_field(operation: str, given: Any, field: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        provider.operations[operation].validate(given)
+    assert refused.value.param == f"input.{field}"
+
+
+FROM_VIDEO = [name for name, row in provider.operations.items() if "video_media_id" in row.input_schema["properties"]]
+
+
+@pytest.mark.parametrize("operation", FROM_VIDEO)
+def test_one_source_and_not_two(operation: str) -> None:
+    row = provider.operations[operation]
+    example = {name: value for name, value in row.input_schema["examples"][0].items() if "video" not in name}
+    for source in ({"source_video_id": "627410861853514292"}, {"video_media_id": "file_1"}, {"video_media_id": 7}):
+        row.validate({**example, **source})
+    for sources in ({}, {"source_video_id": 1, "video_media_id": 2}, {"source_video_id": "file_1"}):
+        with pytest.raises(Invalid) as refused:
+            row.validate({**example, **sources})
+        assert refused.value.param == "input.source_video_id"
+
+
+def test_there_are_nine_operations_on_a_video_and_nineteen_in_all() -> None:
+    assert len(FROM_VIDEO) == 9
+    assert len(provider.operations) == 19
+
+
+@pytest.mark.parametrize("frames", [1, 8])
+def test_multi_transition_takes_two_to_seven_frames(frames: int) -> None:
+    row = provider.operations["multi_transition"]
+    with pytest.raises(Invalid) as refused:
+        row.validate({"multi_transition": [{"img_id": 1}] * frames, "model": "v5", "quality": "540p"})
+    assert refused.value.param == "input.multi_transition"
+    with pytest.raises(Invalid) as refused:
+        row.validate({"multi_transition": [{"img_id": 1}, {"prompt": "x"}], "model": "v5", "quality": "540p"})
+    assert refused.value.param == "input.multi_transition.1.img_id"
+
+
+@pytest.mark.parametrize(("model", "most"), [("v5", 3), ("v4.5", 3), ("v5.5", 10), ("v6", 10)])
+def test_fusion_takes_as_many_references_as_the_model_may(model: str, most: int) -> None:
+    row = provider.operations["fusion"]
+    given = {**row.input_schema["examples"][0], "model": model}
+    references = given["image_references"]
+    row.validate({**given, "image_references": references * most})
+    with pytest.raises(Invalid) as refused:
+        row.validate({**given, "image_references": references * (most + 1)})
+    assert refused.value.param == "input.image_references"
+    with pytest.raises(Invalid) as refused:
+        row.validate({**given, "image_references": [{**references[0], "ref_name": "x" * 31}]})
+    assert refused.value.param == "input.image_references.0.ref_name"
+
+
+def test_callbacks_are_asked_for_only_where_they_are_documented() -> None:
+    called_back = {name for name, row in provider.operations.items() if row.callback}
+    assert called_back == {"text_to_video", "image_to_video", "template"}
+    paths = {provider.operations[name].path for name in called_back}
+    assert paths == {"/openapi/v2/video/text/generate", "/openapi/v2/video/img/generate"}
+
+
+def test_price_is_known_for_v5_of_5_seconds_alone() -> None:
+    row = provider.operations["text_to_video"]
+    for quality, amount in (("360p", "45"), ("540p", "45"), ("720p", "60"), ("1080p", "120")):
+        price = row.price({"model": "v5", "duration": 5, "quality": quality})
+        assert price is not None and (price.amount, price.unit, price.source) == (amount, "credits", "quoted")
+    for other in ({"model": "v6"}, {"duration": 8}, {"quality": "4k"}, {"sound_effect_switch": True}):
+        assert row.price({"model": "v5", "duration": 5, "quality": "540p", **other}) is None
+
+
 def test_what_the_documents_contradict_themselves_about_is_left_to_pixverse() -> None:
     given = {"prompt": "x" * 6000, "model": "v99", "duration": 60, "quality": "4320p", "aspect_ratio": "1:2"}
     provider.operations["text_to_video"].validate(given)

@@ -11,6 +11,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from .studio import Studio
+
 QUICK = {"duration_s": [0.05, 0.1]}
 MINIMAL = {"prompt": "a cat", "model": "v5", "duration": 5, "quality": "540p", "aspect_ratio": "16:9"}
 
@@ -101,6 +103,13 @@ def sandbox(running_sandbox: Sandbox) -> Sandbox:
         running_sandbox.control("POST", f"{provider}/reset")
         running_sandbox.faults(provider)
     return running_sandbox
+
+
+@pytest.fixture
+def studio(running_sandbox: Sandbox) -> Studio:
+    running_sandbox.control("POST", "progressiverobot/reset")
+    running_sandbox.faults("progressiverobot")
+    return Studio(running_sandbox)
 
 
 @pytest.fixture

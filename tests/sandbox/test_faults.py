@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
+from service.sandbox.app import PROVIDERS
+
 from .conftest import MINIMAL, Sandbox, listening
 
 Until = Callable[[Callable[[], Any]], Any]
@@ -153,7 +155,7 @@ def test_faults_example_of_the_design_is_understood(sandbox: Sandbox) -> None:
 
 
 def test_control_calls_name_what_is_unknown(sandbox: Sandbox) -> None:
-    assert sandbox.http.get("/_sandbox").json()["providers"] == ["peakmv", "pixverse"]
+    assert sandbox.http.get("/_sandbox").json()["providers"] == sorted(kind.name for kind in PROVIDERS)
     assert sandbox.http.get("/_sandbox/nobody/ledger").status_code == 404
     assert "colour" in sandbox.http.put("/_sandbox/peakmv/account", json={"colour": 1}).json()["error"]
     assert sandbox.http.put("/_sandbox/peakmv/account", content=b"{").status_code == 422

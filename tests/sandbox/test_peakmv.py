@@ -155,3 +155,19 @@ def test_failed_job_says_why(sandbox: Sandbox, until: Until, fault: str) -> None
     job = until(lambda: (found := sandbox.peakmv("GET", path).json())["status"] == "failed" and found)
     assert job["error"] and "video_url" not in job
     assert sandbox.happened("peakmv")[fault] == 1
+
+
+def test_account_may_really_fetch_what_it_is_given(sandbox: Sandbox) -> None:
+    sandbox.control("PUT", "peakmv/account", fetch_inputs=True)
+    song = f"{sandbox.url}/peakmv/media/song.mp3"
+    assert sandbox.generate(audio_url=song).status_code == 200
+    for url in (f"{sandbox.url}/peakmv/media/song.xyz", "http://127.0.0.1:9/song.mp3", "not a URL"):
+        reply = sandbox.generate(audio_url=song, artist_face_image_url=url)
+        assert (reply.status_code, reply.json()) == (400, {"error": "artist_face_image_url could not be fetched"})
+    assert len(sandbox.ledger("peakmv")) == 1
+
+
+def test_files_at_the_root_need_no_key(sandbox: Sandbox) -> None:
+    described = sandbox.http.get("/peakmv/openapi.json").json()
+    assert "/api/v2/generate" in described["paths"]
+    assert "status_url" in sandbox.http.get("/peakmv/llms.txt").text

@@ -196,3 +196,99 @@ def test_ids_go_on_rising_over_a_reset(sandbox: Sandbox) -> None:
     sandbox.control("POST", "pixverse/reset")
     assert sandbox.ledger("pixverse") == []
     assert sandbox.text_to_video().json()["Resp"]["video_id"] > first
+
+
+def upload(sandbox: Sandbox, path: str, field: str, content: bytes, **fields: str) -> Any:
+    return sandbox.pixverse("POST", path, files={field: ("a.bin", content, "application/octet-stream")}, data=fields)
+
+
+def test_uploads_are_checked_for_form_and_size(sandbox: Sandbox) -> None:
+    wide = PNG[:8] + b"\x00\x00\x00\rIHDR" + (10_001).to_bytes(4) + (1).to_bytes(4) + bytes(9)
+    assert refused(upload(sandbox, "image/upload", "image", wide)) == 500031
+    assert refused(upload(sandbox, "image/upload", "image", PNG + bytes(20_000_000))) == 500031
+    assert refused(upload(sandbox, "image/upload", "image", b"RIFF\x00\x00\x00\x00WAVE")) == 500032
+    assert upload(sandbox, "image/upload", "image", b"RIFF\x00\x00\x00\x00WEBP").json()["ErrCode"] == 0
+    assert refused(upload(sandbox, "media/upload", "file", b"\xff\xfb", media_type="video")) == 500033
+    assert refused(upload(sandbox, "media/upload", "file", PNG, media_type="audio")) == 500033
+    assert refused(upload(sandbox, "media/upload", "file", b"\xff\xfb", media_type="smell")) == 400017
+    assert upload(sandbox, "media/upload", "file", bytes(4) + b"ftypmp42", media_type="video").json()["ErrCode"] == 0
+
+
+def test_account_may_insist_on_ids_of_its_own_uploads(sandbox: Sandbox) -> None:
+    sandbox.control("PUT", "pixverse/account", known_uploads_only=True)
+    picture = upload(sandbox, "image/upload", "image", PNG).json()["Resp"]["img_id"]
+    sound = upload(sandbox, "media/upload", "file", b"ID3", media_type="audio").json()["Resp"]["media_id"]
+
+    def asked(path: str, **fields: Any) -> int:
+        return int(sandbox.pixverse("POST", path, json=fields).json()["ErrCode"])
+
+    assert asked("image/template/generate", img_ids=[picture], template_id=1) == 0
+    assert asked("image/template/generate", img_ids=[picture, 7], template_id=1) == 500008
+    assert asked("video/lip_sync/generate", source_video_id=1, audio_media_id=sound) == 0
+    assert asked("video/lip_sync/generate", source_video_id=1, audio_media_id=picture) == 500008
+    assert asked("video/lip_sync/generate", video_media_id=sound, audio_media_id=sound) == 500008
+    assert len(sandbox.ledger("pixverse")) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "code"),
+    [
+        ("video/upscale/generate", {"source_video_id": 1, "video_media_id": 2}, 400017),
+        ("video/lip_sync/generate", {"source_video_id": 1, "lip_sync_tts_content": "Hello"}, 400017),
+        ("video/avatar/generate", {"img_id": 1, "quality": "540p"}, 400011),
+        ("video/restyle/generate", {"source_video_id": 1, "restyle_id": 1, "restyle_prompt": "clay"}, 400017),
+        ("video/swap/generate", {"source_video_id": 1, "mask_id": "1", "img_id": 1, "quality": "1080p"}, 400017),
+        ("video/multi_transition/generate", {"multi_transition": [{}], "model": "v5", "quality": "540p"}, 400017),
+    ],
+)
+def test_what_excludes_each_other_or_is_too_much_is_refused(
+    sandbox: Sandbox, path: str, fields: dict[str, Any], code: int
+) -> None:
+    assert refused(sandbox.pixverse("POST", path, json=fields)) == code
+    assert sandbox.ledger("pixverse") == []
+
+
+def test_speakers_styles_and_effects_are_listed_in_pages(sandbox: Sandbox) -> None:
+    def listed(path: str, **params: Any) -> Any:
+        return sandbox.pixverse("GET", path, params=params).json()["Resp"]
+
+    first = listed("video/tts_speaker", page_num=1, page_size=5)
+    assert len(first["data"]) == 5 and first["data"][0] == {"speaker_id": "auto", "name": "Auto"}
+    assert (
+        listed("video/lip_sync/tts_list", page_num=3, page_size=5)["data"] == listed("video/tts_speaker")["data"][10:]
+    )
+    assert {"restyle_id", "name"} <= set(listed("video/restyle/list")["data"][0])
+    kinds = [listed("video/effects/templates/list", type=kind, page=1, pageSize=100)["data"] for kind in (1, 2)]
+    assert {row["type"] for row in kinds[0]} == {1} and {row["type"] for row in kinds[1]} == {2}
+    for path, params in (("video/tts_speaker", {"page_num": "x"}), ("video/effects/templates/list", {"type": "3"})):
+        assert refused(sandbox.pixverse("GET", path, params=params)) in (400013, 400017)
+
+
+def test_own_voice_is_added_and_deleted(sandbox: Sandbox) -> None:
+    before = sandbox.pixverse("GET", "video/tts_speaker").json()["Resp"]["total"]
+    voice = sandbox.pixverse("POST", "video/tts_speaker", json={"name": "Mine"}).json()["Resp"]
+    assert sandbox.pixverse("GET", "video/tts_speaker").json()["Resp"]["total"] == before + 1
+    gone = sandbox.pixverse("DELETE", "video/tts_speaker", params={"speaker_id": voice["speaker_id"]})
+    assert gone.json()["ErrCode"] == 0
+    assert sandbox.pixverse("GET", "video/tts_speaker").json()["Resp"]["total"] == before
+
+
+def test_usage_detail_carries_the_trace_unless_told_otherwise(sandbox: Sandbox) -> None:
+    now = datetime.now(UTC)
+    period = {"start_time": f"{now - timedelta(hours=1):%Y-%m-%d %H:%M:%S}"}
+    period["end_time"] = f"{now + timedelta(hours=1):%Y-%m-%d %H:%M:%S}"
+
+    def items() -> list[dict[str, Any]]:
+        reply = sandbox.pixverse("POST", "account/billing/usage-detail", json=period).json()
+        found: list[dict[str, Any]] = reply["Resp"]["items"]
+        return found
+
+    sandbox.text_to_video(trace="t-1")
+    body = {"img_ids": [1], "template_id": 2}
+    image = sandbox.pixverse("POST", "image/template/generate", json=body, trace="t-2").json()["Resp"]["image_id"]
+    rows = {row["trace_id"]: row for row in items()}
+    assert "video_id" in rows["t-1"] and "image_id" not in rows["t-1"]
+    assert rows["t-2"]["image_id"] == image and "video_id" not in rows["t-2"]
+    sandbox.control("PUT", "pixverse/account", usage_trace_id=False)
+    sandbox.text_to_video(trace="t-3")
+    assert "t-3" not in {row.get("trace_id") for row in items()} and len(items()) == 3

@@ -42,7 +42,7 @@ class Client:
     """Calls the app as the admin, unless told otherwise."""
 
     def __init__(self, service: Service):
-        self.context = service.context
+        self.service, self.context = service, service.context
         transport = httpx2.ASGITransport(create_web(service.context))
         self.http = httpx2.AsyncClient(transport=transport, base_url="http://callsheet.test")
 

@@ -37,8 +37,8 @@ def sandbox_running(service_url: str) -> Iterator[str]:
 class Served:
     """A service that answers at `url`; its loops run only when ticked. `run` runs a coroutine where it lives."""
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, folder: Path, **more: str):
+        self._folder, self._more = folder, more  # settings beyond those below
         # With its protocol named, or asyncio leaves Nagle's algorithm on and each answer takes 40 ms.
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", 0))
@@ -57,6 +57,7 @@ class Served:
                 "CALLSHEET_API_KEY": ADMIN,
                 "CALLSHEET_PUBLIC_URL": self.url,
                 "CALLSHEET_SANDBOX_URL": sandbox_url,
+                **self._more,
             },
             known_providers=providers.names(),
         )

@@ -11,11 +11,15 @@ from service.web.routing import Route
 pytestmark = pytest.mark.anyio
 
 CLOSED = [route for route in ROUTES if route.scope is not None]
-OPEN = {"receiveCallback", "receiveTokenCallback", "health", "ready", "openapi", "docs", "errors", "llms"}
+OPEN = {
+    "receiveCallback", "receiveTokenCallback", "health", "ready", "openapi", "docs", "errors", "llms", "readFile",
+    "openOutput",
+}  # fmt: skip
 IDS = {
     "job_id": "job_00000000000000000000000000", "endpoint_id": "ep_00000000000000000000000000",
     "event_id": "evt_00000000000000000000000000", "delivery_id": "dlv_00000000000000000000000000",
-    "key_id": "key_00000000000000000000000000", "tenant": "nobody", "provider": "pixverse",
+    "key_id": "key_00000000000000000000000000", "tenant": "nobody", "provider": "pixverse", "kind": "models",
+    "file_id": "file_00000000000000000000000000",
 }  # fmt: skip
 
 

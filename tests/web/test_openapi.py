@@ -28,7 +28,7 @@ async def test_it_is_valid_openapi_31(document: Any) -> None:
 
 async def test_it_has_every_route_but_itself(document: Any) -> None:
     there = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
-    assert there == {(route.method, route.path) for route in ROUTES if route.name != "openapi"}
+    assert there == {(route.method, route.path) for route in ROUTES if route.name != "openapi" and not route.passes}
 
 
 async def test_every_event_type_is_a_webhook(document: Any) -> None:

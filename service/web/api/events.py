@@ -69,7 +69,7 @@ async def stream(call: Call) -> Reply:
     else:
         newest = await call.context.store.events(call.tenant, Page(limit=1), {})
         after = newest[0].num if newest else 0
-    return Reply(status=200, body=_frames(call, after), content_type="text/event-stream")
+    return Reply(status=200, body=_frames(call, after), content_type="text/event-stream; charset=utf-8")
 
 
 async def _frames(call: Call, after: int) -> AsyncIterator[bytes]:

@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from msgspec.structs import replace
+
 from service.accepting import Submit
 from service.errors import BadRequest, Conflict, Invalid, Missing
 from service.facts import Arrival, CancelAsked, Resolve
@@ -10,8 +12,9 @@ from service.ids import new_correlation
 from service.models import Job
 from service.states import JobStatus, Json, Source
 from service.views import instant, job_data, job_view
-from service.web.bodies import raw_input
+from service.web.bodies import JOB_BYTES, raw_input
 from service.web.calls import Call
+from service.web.context import Context
 from service.web.lists import listed
 from service.web.replies import NO_CONTENT, Headers, Reply, json_reply
 
@@ -22,6 +25,21 @@ _WAIT = re.compile(r'wait\s*=\s*"?([0-9]{1,9})"?(?:\s*;.*)?', re.IGNORECASE)
 _QUOTED_KEY = re.compile(r'"((?:[!#-\[\]-~]|\\["\\])+)"')
 _BARE_KEY = re.compile(r"[!#-~][!-~]*")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def most_bytes(context: Context) -> int:
+    """The largest body that any operation takes."""
+    return max(
+        operation.max_body for provider in context.providers.values() for operation in provider.operations.values()
+    )
+
+
+def limit(context: Context, value: Any) -> int:
+    """What this one may have: its operation may declare more than others."""
+    named = value if isinstance(value, dict) else {}
+    provider = context.providers.get(str(named.get("provider")))
+    operation = provider.operations.get(str(named.get("operation"))) if provider is not None else None
+    return operation.max_body if operation is not None else JOB_BYTES
 
 
 async def create(call: Call) -> Reply:
@@ -94,7 +112,14 @@ async def _found(call: Call) -> Job:
 
 async def _shown(call: Call, job: Job, status: int = 200, headers: Headers = ()) -> Reply:
     given = await call.context.store.job_input(job.num)
-    return json_reply(job_view(job, given, call.context.clock.now()), status, headers)
+    shown = job_view(with_reason(call, job), given, call.context.clock.now(), call.context.link)
+    return json_reply(shown, status, headers)
+
+
+def with_reason(call: Call, job: Job) -> Job:
+    """A job that waits behind others of its credential shows what they wait for."""
+    waits = job.status is JobStatus.QUEUED and job.reason is None
+    return replace(job, reason=call.context.gates.reason(job.credential)) if waits else job
 
 
 async def get(call: Call) -> Reply:
@@ -106,7 +131,7 @@ async def list_(call: Call) -> Reply:
     """Without `input`, which may have a megabyte each."""
     rows = await call.context.store.jobs(call.tenant, call.page(), call.query)
     now = call.context.clock.now()
-    return listed(call, rows, lambda job: job_data(job, now))
+    return listed(call, rows, lambda job: job_data(with_reason(call, job), now, call.context.link))
 
 
 async def timeline(call: Call) -> Reply:
@@ -157,6 +182,11 @@ async def resolve(call: Call) -> Reply:
         raise Invalid("`adopt` needs a `provider_job_id`, and only `adopt` takes one.", param="provider_job_id")
     if job.status is not JobStatus.UNKNOWN:
         raise Conflict(f"The job is {job.status}: only an unknown one is resolved.", code="not_unknown")
+    if given.action == "resubmit" and job.detail.passthrough:
+        raise Conflict(
+            "It went through as its caller sent it, and is not kept to be sent again: `fail` it, and call again.",
+            code="not_resubmittable",
+        )
     correlation = new_correlation() if given.action == "resubmit" else None
     fact = Resolve(action=given.action, provider_job_id=given.provider_job_id, correlation=correlation)
     job, ignored = await _told(call, job, fact)

@@ -1,0 +1,129 @@
+"""Gates: which credentials may submit now. A provider's limits hold submits in `queued`; they never fail for them.
+
+Four reasons close one: the credential is paused (the provider refuses it), it was told to wait (429, a full queue),
+as many of its jobs run at the provider as its setting allows, or its rate is used up.
+"""
+
+import collections
+from collections.abc import Callable, Mapping
+
+from service.clock import Clock
+from service.facts import NotNow
+from service.limits import TokenBucket
+from service.models import Credential
+from service.settings import ProviderSettings
+from service.stores import Room, Store
+
+REREAD_S = 1.0  # within this a pause made, or ended, by another process is seen
+FIRST_HOLD_S = 2.0
+LONGEST_HOLD_S = 60.0  # where the provider names no time itself
+
+
+class _Hold:
+    """What a provider's "not now" means for the submits behind it."""
+
+    __slots__ = ("pause", "reason", "until")
+
+    def __init__(self, reason: str, until: float, pause: float):
+        self.reason, self.until, self.pause = reason, until, pause
+
+
+class Gates:
+    """One process's view. `of` gives a credential by number; `settings` are those of the providers."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        of: Callable[[int], Credential | None],
+        settings: Mapping[str, ProviderSettings],
+        clock: Clock,
+    ):
+        self._store, self._of, self._settings, self._clock = store, of, settings, clock
+        self._paused: dict[int, str] = {}
+        self._holds: dict[int, _Hold] = {}
+        self._buckets: dict[int, TokenBucket] = {}
+        self._running: dict[int, int] = {}  # at the provider, as the database last said
+        self._leaving: collections.Counter[int] = collections.Counter()  # claimed here and not answered yet
+        self._read_at = float("-inf")
+
+    async def refresh(self, *, now: bool = False) -> None:
+        """Read again what other processes may have changed. Once a step, or `now`."""
+        if not now and self._clock.monotonic() - self._read_at < REREAD_S:
+            await self._count_running()
+            return
+        self._read_at = self._clock.monotonic()
+        self._paused = await self._store.paused_credentials()
+        await self._count_running()
+
+    async def _count_running(self) -> None:
+        self._running = {num: await self._store.running(num) for num in list(self._running)}
+
+    def room(self, free: Room) -> Room:
+        """How many submits of a credential may start: what is free here, and what its gate lets through."""
+
+        def through(num: int) -> int:
+            return max(0, min(free(num), self._through(num)))
+
+        return through
+
+    def _through(self, num: int) -> int:
+        if num in self._paused:
+            return 0
+        hold, most = self._holds.get(num), 1_000_000
+        if hold is not None:
+            most = 0 if self._clock.monotonic() < hold.until else 1  # one asks for all, until it is let in
+        if (limit := self._limit(num)) is not None:
+            # Not counted yet is full until the next step. One that has begun may count twice, rather than never.
+            most = min(most, limit - self._running.setdefault(num, limit) - self._leaving[num])
+        if (bucket := self._bucket(num)) is not None:
+            most = min(most, int(bucket.level()))
+        return most
+
+    def started(self, num: int) -> None:
+        """One submit leaves: it counts from now on, before its row says so."""
+        self._leaving[num] += 1
+        if (bucket := self._bucket(num)) is not None:
+            bucket.take()
+
+    def answered(self, num: int) -> None:
+        """It was, or it never left; its row says which."""
+        self._leaving[num] -= 1
+
+    def refused(self, num: int, fact: NotNow) -> None:
+        """The provider told the credential to wait: `fact.after_s`, or longer each time it does."""
+        before = self._holds.get(num)
+        pause = FIRST_HOLD_S if before is None else min(before.pause * 2, LONGEST_HOLD_S)
+        until = self._clock.monotonic() + max(fact.after_s or 0.0, pause)
+        self._holds[num] = _Hold(fact.reason, max(until, before.until if before else until), pause)
+
+    def let_in(self, num: int) -> None:
+        """A submit was accepted: the way is open."""
+        self._holds.pop(num, None)
+
+    def reason(self, num: int) -> str | None:
+        """Why what is queued behind this gate waits; None where it is open."""
+        if num in self._paused:
+            return f"credential_paused: {self._paused[num]}"
+        hold = self._holds.get(num)
+        if hold is not None and self._clock.monotonic() < hold.until:
+            return hold.reason
+        limit = self._limit(num)
+        at_provider = self._running.get(num, 0) + self._leaving[num]
+        return "concurrency" if limit is not None and at_provider >= limit else None
+
+    def _limit(self, num: int) -> int | None:
+        given = self._given(num)
+        return None if given is None else given.concurrency
+
+    def _bucket(self, num: int) -> TokenBucket | None:
+        given = self._given(num)
+        if given is None or given.rate is None:
+            return None
+        if num not in self._buckets:
+            self._buckets[num] = TokenBucket(given.rate, max(1.0, given.rate), self._clock)
+        return self._buckets[num]
+
+    def _given(self, num: int) -> ProviderSettings | None:
+        credential = self._of(num)
+        return None if credential is None else self._settings.get(credential.provider)

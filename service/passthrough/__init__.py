@@ -1,0 +1,287 @@
+"""Passthrough: the provider's own API, unchanged, with our credential in the place of the caller's key.
+
+Job-making requests become tracked jobs, status requests move the jobs that we have, account requests want a scope of
+their own; all the rest streams through untouched.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+
+from service.accounts import Accounts, Principal
+from service.clock import Clock
+from service.conversation import call_for
+from service.egress import Egress
+from service.errors import (
+    EgressDenied,
+    Forbidden,
+    Invalid,
+    Lost,
+    Missing,
+    NoReply,
+    NotSent,
+    Refusal,
+    TooMany,
+    Unavailable,
+)
+from service.facts import Arrival, Hint, Update
+from service.framing import Outgoing, StreamBody
+from service.passthrough.bodies import Asked, Feeding, Relayed, joined, spooled, up_to
+from service.passthrough.intents import Intent, intended
+from service.passthrough.jobs import IDLE_S, PassthroughJobs
+from service.passthrough.recognising import Aim, headers_for, recognised
+from service.passthrough.relaying import Rewriting, safe_path, safe_query, to_caller
+from service.providers import Provider, Recognised, Reply
+from service.settings import Settings
+from service.states import Source
+from service.stores import Store
+from service.streams import Streamed
+from service.transitions import Transitions
+
+log = logging.getLogger("callsheet.passthrough")
+
+SCOPE, ACCOUNT_SCOPE = "passthrough", "passthrough:account"
+READ_S = 90.0  # for the head of a reply
+UPLOAD_S = 600.0  # the same, behind a body that streams
+JSON_BYTES = 4 * 1024 * 1024  # of a reply in which URLs are rewritten and a status is read
+LARGEST_BODY = 512 * 1024 * 1024
+MOST_CALLS = 256  # under way on this node, a quarter of them for one tenant
+MOST_HELD = 256 * 1024 * 1024  # bytes of bodies that are read before they are forwarded, on this node
+SMALL_BODY = 1024 * 1024  # what needs no counting
+
+
+class Passthrough:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        transitions: Transitions,
+        jobs: PassthroughJobs,
+        egress: Egress,
+        accounts: Accounts,
+        providers: Mapping[str, Provider],
+        settings: Settings,
+        clock: Clock,
+    ):
+        self._store, self._transitions, self._jobs, self._egress = store, transitions, jobs, egress
+        self._accounts, self._providers, self._settings, self._clock = accounts, providers, settings, clock
+        self._calls: dict[int, int] = {}  # under way, by tenant
+        self._held = 0
+        self._submits: set[asyncio.Task[Relayed]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def relay(self, who: Principal, asked: Asked) -> Relayed:
+        """The provider's answer to this request; whoever takes it calls `aclose`.
+
+        Raises 403 without the scope, 404 for no such provider, 422 without a credential or for a path that could be
+        read as another one, 429 past the ceiling, 503 where nothing was sent, 504 where the reply was lost.
+        """
+        aim = await self._aim(who, asked)
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._slot(who.tenant))
+            if aim.seen.kind == "submit":
+                return await self._submit(aim, asked, stack.pop_all())
+            streamed = await self._send(aim, asked, stack)
+            return await self._answer(aim, asked, streamed, stack)
+
+    async def drain(self, seconds: float) -> None:
+        """Let the submits under way end. What is cut off then keeps its lease, and is settled once that ends."""
+        if self._submits:
+            _, late = await asyncio.wait(self._submits, timeout=seconds)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+
+    # -- what is asked for
+
+    async def _aim(self, who: Principal, asked: Asked) -> Aim:
+        provider = self._providers.get(asked.provider)
+        if provider is None:
+            known = ", ".join(sorted(self._providers))
+            raise Missing(f"There is no provider {asked.provider[:64]!r}; there are: {known}.", param="provider")
+        path, query = safe_path(asked.path), safe_query(asked.query)
+        if asked.secret in path + query:
+            raise Invalid("The key stands in the URL, where it is not swapped: send it in its header.", param="path")
+        seen = recognised(provider, asked.method, path, query, b"")
+        if seen.kind == "account" and ACCOUNT_SCOPE not in who.scopes:
+            raise Forbidden(f"This call is about the account: the key lacks the scope `{ACCOUNT_SCOPE}`.")
+        credential = await self._accounts.credential(who.tenant, provider.name)
+        return Aim(provider=provider, credential=credential, path=path, query=query, seen=seen, tenant=who.tenant)
+
+    @contextmanager
+    def _slot(self, tenant: int) -> Iterator[None]:
+        mine = self._calls.get(tenant, 0)
+        if mine >= MOST_CALLS // 4 or sum(self._calls.values()) >= MOST_CALLS:
+            raise TooMany(f"{mine} passthrough calls are under way: try again in a moment.", retry_after=1)
+        self._calls[tenant] = mine + 1
+        try:
+            yield
+        finally:
+            self._calls[tenant] -= 1
+            if not self._calls[tenant]:
+                del self._calls[tenant]
+
+    @contextmanager
+    def _holding(self, size: int) -> Iterator[None]:
+        if self._held + size > MOST_HELD:
+            raise TooMany("Too many large bodies are under way: try again in a moment.", retry_after=5)
+        self._held += size
+        try:
+            yield
+        finally:
+            self._held -= size
+
+    # -- requests that make no job
+
+    async def _send(self, aim: Aim, asked: Asked, stack: AsyncExitStack) -> Streamed:
+        feeding = Feeding(asked)
+        body = await feeding.body(stack, LARGEST_BODY)
+        outgoing = Outgoing(asked.method, aim.url, headers_for(aim, asked), body)
+        streaming = self._egress.stream(
+            outgoing,
+            deadline=UPLOAD_S if isinstance(body, StreamBody) else READ_S,
+            idle=IDLE_S,
+            trusted=True,
+            fresh=asked.method not in ("GET", "HEAD"),  # what it does there nobody knows: it goes out once
+        )
+        try:
+            streamed = await stack.enter_async_context(streaming)
+        except (NotSent, Lost) as error:
+            raise feeding.failed or _not_relayed(aim.provider, error) from None
+        feeding.answered()
+        return streamed
+
+    async def _answer(self, aim: Aim, asked: Asked, streamed: Streamed, stack: AsyncExitStack) -> Relayed:
+        reads = aim.seen.kind == "status" or bool(aim.provider.url_fields)
+        if not reads or asked.method == "HEAD" or not _is_json(streamed):
+            return self._streaming(aim, streamed, streamed.chunks(), stack.pop_all())
+        pieces = streamed.chunks()
+        try:
+            head, whole = await up_to(pieces, JSON_BYTES)
+        except Lost as error:
+            raise _not_relayed(aim.provider, error) from None
+        if not whole:
+            return self._streaming(aim, streamed, joined(head, pieces), stack.pop_all())
+        if aim.seen.kind == "status":
+            await self._feed(aim, Reply(status=streamed.status, headers=streamed.header, body=head))
+        return self._whole(aim, streamed, head)
+
+    # -- replies
+
+    def _whole(self, aim: Aim, streamed: Streamed, body: bytes, **more: str) -> Relayed:
+        if _is_json(streamed) and len(body) <= JSON_BYTES:
+            body = self._rewriting(aim).json(body, aim.provider.url_fields)
+        return Relayed(streamed.status, {**self._returned(aim, streamed), **more}, whole=body)
+
+    def _streaming(
+        self, aim: Aim, streamed: Streamed, pieces: AsyncIterator[bytes], stack: AsyncExitStack, **more: str
+    ) -> Relayed:
+        headers = {**self._returned(aim, streamed), **more}
+        if "content-length" in streamed.header and "transfer-encoding" not in streamed.header:
+            headers["content-length"] = streamed.header["content-length"]
+        return Relayed(streamed.status, headers, rest=pieces, close=stack.aclose)
+
+    def _returned(self, aim: Aim, streamed: Streamed) -> dict[str, str]:
+        headers, rewriting = to_caller(streamed.header, api_key=aim.credential.api_key), self._rewriting(aim)
+        for name in ("location", "content-location"):
+            if name in headers:
+                headers[name] = rewriting.location(headers[name], aim.url)
+        return headers
+
+    def _rewriting(self, aim: Aim) -> Rewriting:
+        ours = f"{self._settings.public_url}/v1/providers/{aim.provider.name}/passthrough"
+        return Rewriting(upstream=aim.credential.base_url, ours=ours)
+
+    # -- status
+
+    async def _feed(self, aim: Aim, reply: Reply) -> None:
+        """What the caller was told of a job of ours moves it. Whatever goes wrong here is no matter of the caller's."""
+        try:
+            for named in aim.seen.provider_job_ids[:1] if len(aim.seen.provider_job_ids) == 1 else ():
+                await self._tell(aim, named, reply)
+        except Exception as error:
+            log.warning("%s: a status that passed through was not read (%s)", aim.provider.name, type(error).__name__)
+
+    async def _tell(self, aim: Aim, named: str, reply: Reply) -> None:
+        job = await self._store.job_by_provider_id(aim.credential.num, named)
+        if job is None:
+            return
+        given = json.loads(await self._store.job_input(job.num) or b"{}")
+        options = self._settings.options_of(aim.provider.name)
+        call = call_for(job, aim.credential, given, self._clock.now(), options=options)
+        steps = aim.provider.status(call, named)
+        fact: object = Hint()  # the provider's file would ask more: the poll does, at once
+        try:
+            next(steps)
+            steps.send(reply)
+        except StopIteration as finished:
+            fact = finished.value
+        finally:
+            steps.close()
+        if isinstance(fact, Update | Hint):
+            await self._transitions.apply_one(
+                Arrival(job=job.num, provider_job_id=named, fact=fact, source=Source.POLL)
+            )
+
+    # -- requests that make a job
+
+    async def _submit(self, aim: Aim, asked: Asked, stack: AsyncExitStack) -> Relayed:
+        """Once the body is here, nothing that the caller does stops it: its outcome is kept in any case."""
+        try:
+            body, seen = await self._submitted(aim, asked, stack)
+            intent, outgoing = intended(aim, asked, seen, body)
+        except BaseException:
+            await stack.aclose()
+            raise
+        task = asyncio.create_task(self._carried_out(aim, intent, outgoing, stack))
+        self._submits.add(task)
+        task.add_done_callback(self._submits.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(self._let_go)
+            raise
+
+    async def _submitted(self, aim: Aim, asked: Asked, stack: AsyncExitStack) -> tuple[bytes | StreamBody, Recognised]:
+        operation = aim.provider.operations[aim.seen.operation]
+        if asked.is_form:  # as large as a file of ours may be; its fields are not read
+            most = max(self._settings.max_file_bytes, operation.max_body)
+            return await spooled(asked, stack, most), aim.seen
+        expected = operation.max_body if asked.length is None else asked.length
+        if expected > SMALL_BODY:
+            stack.enter_context(self._holding(min(expected, operation.max_body)))
+        body = await asked.whole(operation.max_body)
+        seen = recognised(aim.provider, asked.method, aim.path, aim.query, body)
+        return body, seen if seen.kind == "submit" else aim.seen
+
+    async def _carried_out(self, aim: Aim, intent: Intent, outgoing: Outgoing, stack: AsyncExitStack) -> Relayed:
+        async with stack:
+            done = await self._jobs.carry_out(intent, outgoing, stack)
+            named = {"callsheet-job-id": done.job.id}
+            if done.whole:
+                return self._whole(aim, done.streamed, done.head, **named)
+            return self._streaming(aim, done.streamed, joined(done.head, done.rest), stack.pop_all(), **named)
+
+    def _let_go(self, task: asyncio.Task[Relayed]) -> None:
+        """Nobody takes the reply any more."""
+        if not task.cancelled() and task.exception() is None:
+            closing = asyncio.get_running_loop().create_task(task.result().aclose())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+
+def _is_json(streamed: Streamed) -> bool:
+    kind = streamed.header.get("content-type", "").partition(";")[0].strip().lower()
+    coded = streamed.header.get("content-encoding", "identity").lower() != "identity"
+    return not coded and (kind == "application/json" or kind.endswith("+json"))
+
+
+def _not_relayed(provider: Provider, error: NotSent | Lost) -> Refusal:
+    if isinstance(error, EgressDenied):
+        return Invalid(f"This request cannot be sent: {error}.", code="not_forwarded")
+    if isinstance(error, NotSent):
+        return Unavailable(f"{provider.title} cannot be reached now ({error.kind}).", code="provider_unavailable")
+    return NoReply(f"{provider.title} got the request, and its reply was lost ({error.kind}).")

@@ -1,0 +1,150 @@
+"""Bodies of passthrough: how a caller's reaches the provider, and how the provider's reaches the caller."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from typing import IO
+
+from service.errors import Refusal, TooLarge
+from service.framing import StreamBody
+from service.states import Record
+
+SPOOL_MEMORY = 1024 * 1024  # of a body without a length; the rest of it is on disk
+PIECE_BYTES = 256 * 1024
+
+
+class Asked(Record, frozen=True, kw_only=True):
+    """A caller's request as it came. `secret` is the key that it brought, which goes no further."""
+
+    provider: str
+    method: str
+    path: str  # with its slash and its escapes, as text of the bytes (latin-1)
+    query: str
+    headers: Mapping[str, str]  # names in lower case
+    secret: str
+    whole: Callable[[int], Awaitable[bytes]]  # the body, at most so many bytes of it
+    pieces: Callable[[], AsyncIterator[bytes]]  # or as it comes; one of the two is called, once
+
+    @property
+    def length(self) -> int | None:
+        """What the caller declares of its body; 0 where there is none, None where it does not say."""
+        if "transfer-encoding" in self.headers:
+            return None
+        declared = self.headers.get("content-length", "0")
+        return int(declared) if declared.isascii() and declared.isdigit() else 0
+
+    @property
+    def is_form(self) -> bool:
+        """A form with files, which is not held in memory."""
+        return self.headers.get("content-type", "").lower().startswith("multipart/")
+
+
+class Spool:
+    """A body kept aside until its length is known: in memory while it is small, then in a file without a name."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL_MEMORY)
+        self.length = 0
+
+    async def fill(self, pieces: AsyncIterator[bytes], most: int) -> StreamBody:
+        """Read it all. Raises `TooLarge` beyond `most` bytes, and what reading it raises."""
+        async for piece in pieces:
+            self.length += len(piece)
+            if self.length > most:
+                raise too_large(most)
+            await asyncio.to_thread(self._file.write, piece)
+        return StreamBody(self.length, self.pieces)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        await asyncio.to_thread(self._file.seek, 0)
+        while piece := await asyncio.to_thread(self._file.read, PIECE_BYTES):
+            yield piece
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Relayed:
+    """What the caller gets: a whole body, or one that is read as it is taken. `aclose` ends what feeds it."""
+
+    def __init__(
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        *,
+        whole: bytes | None = None,
+        rest: AsyncIterator[bytes] | None = None,
+        close: Callable[[], Awaitable[None]] | None = None,
+    ):
+        self.status, self.headers, self.whole = status, headers, whole
+        self._rest, self._close = rest, close
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self._rest is not None:
+            async for piece in self._rest:
+                yield piece
+
+    async def aclose(self) -> None:
+        """The provider's connection is let go; more than once is no matter."""
+        close, self._close = self._close, None
+        if close is not None:
+            await close()
+
+
+async def up_to(pieces: AsyncIterator[bytes], most: int) -> tuple[bytes, bool]:
+    """The body up to about `most` bytes, and whether that is all of it."""
+    head = bytearray()
+    async for piece in pieces:
+        head += piece
+        if len(head) > most:
+            return bytes(head), False
+    return bytes(head), True
+
+
+async def joined(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """What was read ahead, then the rest."""
+    yield head
+    async for piece in rest:
+        yield piece
+
+
+class Feeding:
+    """A caller's body on its way out: streamed where its length is known, spooled where it is not."""
+
+    def __init__(self, asked: Asked):
+        self._asked, self._answered = asked, False
+        self.failed: Refusal | None = None
+
+    async def body(self, stack: AsyncExitStack, most: int) -> bytes | StreamBody:
+        length = self._asked.length
+        if length is None:
+            return await spooled(self._asked, stack, most)
+        if length > most:
+            raise too_large(most)
+        return StreamBody(length, self._pieces) if length else b""
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        try:
+            async for piece in self._asked.pieces():
+                if self._answered:
+                    # The provider has heard enough. What it says is read; the rest of the body is nobody's.
+                    await asyncio.Event().wait()
+                yield piece
+        except Refusal as refusal:
+            self.failed = refusal
+            raise
+
+    def answered(self) -> None:
+        self._answered = True
+
+
+async def spooled(asked: Asked, stack: AsyncExitStack, most: int) -> bytes | StreamBody:
+    spool = Spool()
+    stack.callback(spool.close)
+    body = await spool.fill(asked.pieces(), most)
+    return body if body.length else b""
+
+
+def too_large(most: int) -> TooLarge:
+    return TooLarge(f"The body may have at most {most} bytes here.")

@@ -1,0 +1,431 @@
+"""fal: any model, by its queue. Facts: https://docs.fal.ai (queue and webhooks pages).
+
+It calls a URL of each job's own for two hours, signed by Ed25519 with keys that are the same for all its customers,
+so that a callback alone never says whose request it names. There is no idempotency key and no list: a submit whose
+reply was lost is named by its callback, or by nobody.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from service.errors import BadRequest, Invalid, SignatureRefused, Unavailable
+from service.facts import Accepted, JobError, NotFound, NotNow, Refused, StatusVerdict, SubmitVerdict, Unknown, Update
+from service.providers import (
+    Asking,
+    Call,
+    Looking,
+    Operation,
+    Provider,
+    ReadCallback,
+    Recognised,
+    Reply,
+    Request,
+    Submitting,
+    operation_table,
+)
+from service.providers._fal_outputs import outputs_of
+from service.providers._reading import (
+    AMBIGUOUS,
+    MAX_QUOTED_CHARS,
+    header_wait,
+    id_text,
+    is_account_path,
+    on_origin,
+    path_part,
+    path_parts,
+    read_json,
+    read_object,
+    text_of,
+    whole,
+)
+from service.signatures import verify_ed25519
+from service.states import ErrorCode, JobStatus, Json, Record
+
+KEYS_URL = "https://rest.fal.ai/.well-known/jwks.json"  # older pages say rest.alpha.fal.ai
+KEYS_PATH = "/.well-known/jwks.json"  # below any other base URL
+MODEL = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)+", re.A)
+NOBODYS = "/fal-ai/flux/requests/00000000-0000-0000-0000-000000000000/status"
+# fal repeats what failed on its side up to ten times and does not charge for it, so that nothing here is set unasked.
+OPTIONS = {
+    "no_retry": "X-Fal-No-Retry",
+    "request_timeout": "X-Fal-Request-Timeout",
+    "queue_priority": "X-Fal-Queue-Priority",
+    "media_life": "X-Fal-Object-Lifecycle-Preference",
+}
+
+REFUSALS = {
+    401: ErrorCode.AUTHENTICATION,
+    402: ErrorCode.OUT_OF_CREDIT,
+    403: ErrorCode.AUTHENTICATION,  # this model is not this key's to use
+}
+NO_BALANCE = ("balance", "credit", "billing")
+NOT_READ = {401: "authentication", 402: "out_of_credit", 403: "authentication", 429: "rate_limited"}
+MODERATED = ("content_policy", "content checker", "nsfw", "moderation")
+CANCELED = re.compile(r"\bcancell?ed\b", re.I)
+# What a model's own end never is: our key, the rate of our questions, a gateway.
+NOT_THE_RESULT = AMBIGUOUS | {401, 402, 403, 429, 502, 503, 504}
+
+AT_SUBMIT = frozenset({"request_id", "status", "queue_position", "logs", "metrics"})
+CALLBACK_TOLERANCE_S = 300
+CALLBACK_HEADERS = {
+    "x-fal-webhook-request-id": re.compile(r"[!-~]{1,256}"),
+    "x-fal-webhook-user-id": re.compile(r"[!-~]{1,256}"),
+    "x-fal-webhook-timestamp": re.compile(r"[0-9]{1,12}"),
+    "x-fal-webhook-signature": re.compile(r"[0-9a-fA-F]{128}"),
+}
+
+
+class Places(Record, frozen=True, kw_only=True):
+    """Where a request's status and result are asked for, and where it is canceled."""
+
+    status_url: str
+    response_url: str
+    cancel_url: str
+
+
+class Fal(Provider):
+    """The `Provider` for https://queue.fal.run."""
+
+    name = "fal"
+    title = "fal"
+    base_url = "https://queue.fal.run"
+    operations: Mapping[str, Operation] = operation_table(__file__, "fal")
+    unit = "usd"
+    key_header = ("Authorization", "Key ")
+    callback_signed = True
+    callback_keys = "provider"
+    callback_max_bytes = 8 * 1024 * 1024  # `payload` may hold media as data URIs
+    url_fields = frozenset(Places.__struct_fields__)
+
+    def submit(self, call: Call) -> Submitting:
+        """One charging POST: the model's input is the whole body."""
+        told = f"?fal_webhook={quote(call.callback_url, safe='')}" if call.callback_url is not None else ""
+        asked = {header: call.options[name] for name, header in OPTIONS.items() if call.options.get(name)}
+        reply = yield Request(
+            method="POST",
+            url=f"{call.base_url}/{_model(call)}{told}",
+            headers={**_headers(call), "Content-Type": "application/json", **asked},
+            body=json.dumps(call.input.get("input", {}), separators=(",", ":")).encode(),
+            charges=True,
+        )
+        return _read_submit(call, reply)
+
+    def status(self, call: Call, provider_job_id: str) -> Asking:
+        """The status, then the result of what is completed."""
+        places = _places(call, provider_job_id)
+        if places is None:
+            return NotFound(reason="fal keeps requests below their model: name it <owner>/<name>/requests/<id>")
+        reply = yield _get(call, places.status_url)
+        said = read_object(reply.body)
+        if not _is_completed(reply):
+            return _under_way(reply, said)
+        result = yield _get(call, places.response_url)
+        if result.status == 200 and (content := read_json(result.body)) is not None:
+            return _succeeded(content, said)
+        if not _ended_badly(result, said):
+            return _not_now(result)
+        # Terminal is for ever: that it is completed must hold after its result was refused, too.
+        again = yield _get(call, places.status_url)
+        return _failed(result.status, read_object(result.body), said) if _is_completed(again) else _not_now(again)
+
+    def cancel(self, call: Call, provider_job_id: str) -> Asking:
+        """A request that waits is removed; of one that runs its model decides, and its end comes like any other."""
+        places = _places(call, provider_job_id)
+        if places is None:
+            return NotFound(reason="fal keeps requests below their model: name it <owner>/<name>/requests/<id>")
+        reply = yield Request(method="PUT", url=places.cancel_url, headers=_headers(call))
+        word = (text_of(read_object(reply.body).get("status")) or "").upper()
+        if 200 <= reply.status < 300:
+            return Update(status=JobStatus.PROCESSING, provider_status=word or None)
+        if word == "NOT_FOUND":
+            return NotFound(reason="fal does not know this id")
+        return NotNow(reason="already_completed") if word == "ALREADY_COMPLETED" else _not_now(reply)
+
+    def check(self, call: Call) -> Generator[Request, Reply, str]:
+        """Ask for a request that cannot exist: 401 judges the key, 404 comes after the key was accepted."""
+        reply = yield _get(call, call.base_url + NOBODYS)
+        said = read_object(reply.body)
+        if reply.status == 401:
+            raise Invalid("fal does not accept this key: make one in its dashboard", param="api_key")
+        if reply.status == 403 and _lacks_balance(said):
+            return "fal accepts the key, but its balance is used up."
+        if reply.status != 404 or _error_text(said) is None:
+            raise Unavailable(f"fal answered HTTP {reply.status}, which does not tell whether it accepts the key")
+        return "fal accepts the key."
+
+    def lookup(self, call: Call) -> Looking:
+        """Asks nothing: there is no list of requests. The callback names the job, for as long as fal repeats it."""
+        yield from ()
+        if call.callback_url is None:
+            return NotFound(reason="fal documents no list of requests: look at its dashboard", hopeless=True)
+        return NotFound(reason="fal documents no list of requests: its callback is waited for")
+
+    def keys(self, call: Call) -> Generator[Request, Reply, Sequence[str]]:
+        """The public keys that sign all of fal's callbacks, in base64url. Asked for without our key."""
+        beside = KEYS_URL if call.base_url == self.base_url else call.base_url + KEYS_PATH
+        url = call.options.get("keys_url") or beside
+        reply = yield Request(method="GET", url=url, headers={"Accept": "application/json"})
+        listed = read_object(reply.body).get("keys")
+        keys = [key for item in listed if (key := _public_key(item))] if isinstance(listed, list) else []
+        if reply.status != 200 or not keys:
+            raise Unavailable(f"fal's public keys could not be read: HTTP {reply.status}")
+        return keys
+
+    def verify_callback(self, headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now: int) -> bool:
+        """Whether the callback is fresh. Raises `SignatureRefused` where no key proves it or it is from the future.
+
+        Rule: Ed25519 over request id, user id, timestamp and the body's SHA-256 in hex, joined by line feeds.
+        """
+        request_id, user_id, timestamp, signature = _signed_headers(headers)
+        text = f"{request_id}\n{user_id}\n{timestamp}\n{hashlib.sha256(body).hexdigest()}".encode()
+        keys = [key for secret in secrets if (key := _decoded(secret))]
+        if not any(verify_ed25519(key, bytes.fromhex(signature), text) for key in keys):
+            raise SignatureRefused("no key of fal's made this signature")
+        age_s = now - int(timestamp)
+        if age_s < -CALLBACK_TOLERANCE_S:
+            raise SignatureRefused("the timestamp is in the future")
+        return age_s <= CALLBACK_TOLERANCE_S
+
+    def read_callback(self, body: bytes) -> ReadCallback:
+        """The ids and the update. Raises `BadRequest` where the body has no usable `request_id` and `status`.
+
+        OK without a payload (fal could not write it down) is no end here: the result is read like any other.
+        """
+        said = read_object(body)
+        provider_job_id, word = id_text(said.get("request_id")), text_of(said.get("status"))
+        if provider_job_id is None or word is None:
+            raise BadRequest("the body has no `request_id` or no `status`")
+        update = _called_back(said, word.upper())
+        dedupe_key = f"{provider_job_id}:{word}{':open' if update.status is JobStatus.PROCESSING else ''}"
+        other = id_text(said.get("gateway_request_id"))
+        also = (other,) if other is not None and other != provider_job_id else ()
+        return ReadCallback(provider_job_id=provider_job_id, update=update, dedupe_key=dedupe_key, also=also)
+
+    def recognise(self, method: str, path: str, query: Mapping[str, str], body: bytes) -> Recognised:
+        """A POST to a model's path is a submit; what stands below `requests` is about one request."""
+        match method, path_parts(path):
+            case "GET", (_, _, "requests", named) | (_, _, "requests", named, "status") if id_text(named):
+                return Recognised(kind="status", operation="queue", provider_job_ids=(named,))
+            case "POST", parts if MODEL.fullmatch("/".join(parts)) and "requests" not in parts[2:]:
+                given = {"model": "/".join(parts), "input": read_object(body)}
+                return Recognised(kind="submit", operation="queue", input=given)
+            case _ if is_account_path(path):
+                return Recognised(kind="account")
+        return Recognised(kind="plain")
+
+
+provider = Fal()
+
+
+# -- requests -------------------------------------------------------------------------------------
+
+
+def _headers(call: Call) -> dict[str, str]:
+    return {"Authorization": f"Key {call.api_key}", "Accept": "application/json"}
+
+
+def _get(call: Call, url: str) -> Request:
+    return Request(method="GET", url=url, headers=_headers(call))
+
+
+def _model(call: Call) -> str:
+    model = str(call.input.get("model", ""))
+    return model if MODEL.fullmatch(model) else path_part(model)
+
+
+def _places(call: Call, provider_job_id: str) -> Places | None:
+    """The URLs that the submit's reply named for this id; else those below the model's first two parts.
+
+    A followed request has no model of ours: its id then stands below its model, `<owner>/<name>/requests/<id>`.
+    """
+    below, _, request_id = provider_job_id.rpartition("/requests/")
+    model = below or str(call.input.get("model", ""))
+    if not MODEL.fullmatch(model):
+        return None
+    part = path_part(request_id)
+    documented = f"{call.base_url}/{'/'.join(model.split('/')[:2])}/requests/{part}"
+    named = call.provider_data or {}
+    return Places(
+        status_url=_named(named.get("status_url"), part, call) or f"{documented}/status",
+        response_url=_named(named.get("response_url"), part, call) or documented,
+        cancel_url=_named(named.get("cancel_url"), part, call) or f"{documented}/cancel",
+    )
+
+
+def _named(url: Any, part: str, call: Call) -> str | None:
+    """The URL where it is about this id and on the origin that the key belongs to."""
+    ours = on_origin(url, call.base_url) and url.startswith(f"{call.base_url}/")
+    return url if ours and f"/requests/{part}" in url else None
+
+
+# -- replies --------------------------------------------------------------------------------------
+
+
+def _read_submit(call: Call, reply: Reply) -> SubmitVerdict:
+    said = read_object(reply.body)
+    if 200 <= reply.status < 300:
+        return _accepted(said)
+    judged = 400 <= reply.status < 500 and reply.status not in AMBIGUOUS
+    if not judged or _error_text(said) is None:
+        return Unknown(reason=f"HTTP {reply.status} is no documented answer to a submit")
+    if call.repeat:
+        return Unknown(reason=f"HTTP {reply.status} to a repeat says nothing about the first submit")
+    if reply.status == 429:
+        return NotNow(reason="rate_limited", after_s=header_wait(reply.headers), whole=True)
+    return _refused(reply.status, said)
+
+
+def _accepted(said: Json) -> SubmitVerdict:
+    provider_job_id = id_text(said.get("request_id"))
+    if provider_job_id is None:
+        return Unknown(reason="a success without an id")
+    about = {name: value for name, value in said.items() if name not in AT_SUBMIT}
+    return Accepted(provider_job_ids=(provider_job_id,), provider_data=about or None)
+
+
+def _refused(status: int, said: Json) -> Refused:
+    text = _error_text(said) or ""
+    code = REFUSALS.get(status, ErrorCode.INVALID_INPUT)
+    if status == 403 and _lacks_balance(said):
+        code = ErrorCode.OUT_OF_CREDIT
+    elif code is ErrorCode.INVALID_INPUT and _is_moderated(said):
+        code = ErrorCode.CONTENT_MODERATED
+    error = JobError(
+        code=code, message=f"fal refused the submit: {text}", provider_code=str(status), provider_message=text
+    )
+    return Refused(error=error, pauses=status == 401 or code is ErrorCode.OUT_OF_CREDIT)
+
+
+def _error_text(said: Json) -> str | None:
+    """`detail` is a text, or a list of what is wrong with which field; a status has its text in `error`."""
+    detail = said.get("detail")
+    if isinstance(detail, list):
+        lines = [_one_detail(item) for item in detail if isinstance(item, dict)]
+        return "; ".join(filter(None, lines))[:MAX_QUOTED_CHARS] or None
+    return text_of(detail) or text_of(said.get("error"))
+
+
+def _one_detail(item: Json) -> str:
+    loc, text = item.get("loc"), text_of(item.get("msg")) or ""
+    place = ".".join(str(step) for step in loc) if isinstance(loc, list) else ""
+    return f"{place}: {text}" if place and text else text
+
+
+def _is_moderated(said: Json) -> bool:
+    detail = said.get("detail")
+    kinds = [item.get("type") for item in detail if isinstance(item, dict)] if isinstance(detail, list) else []
+    text = " ".join([*map(str, kinds), _error_text(said) or "", str(said.get("error_type"))]).lower()
+    return any(word in text for word in MODERATED)
+
+
+def _lacks_balance(said: Json) -> bool:
+    text = (_error_text(said) or "").lower()
+    return any(word in text for word in NO_BALANCE)
+
+
+def _not_now(reply: Reply) -> NotNow:
+    """A question without a usable answer, in one stable word."""
+    fallback = "provider_error" if reply.status >= 500 else "unreadable"
+    reason = NOT_READ.get(reply.status, fallback)
+    return NotNow(reason=reason, after_s=header_wait(reply.headers), whole=reply.status == 429)
+
+
+def _is_completed(reply: Reply) -> bool:
+    word = read_object(reply.body).get("status")
+    return 200 <= reply.status < 300 and isinstance(word, str) and word.upper() == "COMPLETED"
+
+
+def _under_way(reply: Reply, said: Json) -> StatusVerdict:
+    word = text_of(said.get("status"))
+    if reply.status == 404 and _error_text(said) is not None:
+        return NotFound(reason="fal does not know this id")
+    if not 200 <= reply.status < 300 or word is None:
+        return _not_now(reply)
+    # Any other word is not an end: the job's deadline bounds it.
+    position = whole(said.get("queue_position"))
+    position = position if position is not None and 0 <= position <= 10**9 else None
+    return Update(status=JobStatus.PROCESSING, queue_position=position, provider_status=word)
+
+
+def _ended_badly(result: Reply, said: Json) -> bool:
+    """Whether a refused result is the end of the request, and not of our question."""
+    if text_of(said.get("error")) is not None:  # the status says it, too
+        return result.status >= 400
+    in_shape = _error_text(read_object(result.body)) is not None
+    return result.status >= 400 and result.status not in NOT_THE_RESULT and in_shape
+
+
+def _succeeded(content: Any, said: Json) -> Update:
+    data = {name: value for name, value in said.items() if name not in Places.__struct_fields__}
+    return Update(
+        status=JobStatus.SUCCEEDED,
+        outputs=tuple(outputs_of(content)),
+        provider_status=text_of(said.get("status")),
+        provider_data={**data, "payload": content},
+    )
+
+
+def _failed(status: int, detail: Json, said: Json) -> Update:
+    """`detail` says what went wrong with the result, `said` what the status or the callback says beside it."""
+    texts = [_error_text(detail), text_of(said.get("error")), text_of(said.get("error_type"))]
+    data = {**{name: value for name, value in said.items() if name not in Places.__struct_fields__}, "payload": detail}
+    word = text_of(said.get("status"))
+    if any(CANCELED.search(text.replace("_", " ")) for text in texts if text is not None):
+        return Update(status=JobStatus.CANCELED, provider_status=word, provider_data=data)
+    text = next(filter(None, texts), None)
+    moderated = _is_moderated(detail) or _is_moderated(said)
+    wrong = ErrorCode.INVALID_INPUT if status == 422 else ErrorCode.PROVIDER_ERROR
+    error = JobError(
+        code=ErrorCode.CONTENT_MODERATED if moderated else wrong,
+        message=f"fal ended the request: {text or 'it gives no reason'}",
+        retryable=status >= 500,
+        provider_code=text_of(said.get("error_type")) or (str(status) if status else word),
+        provider_message=text,
+    )
+    return Update(status=JobStatus.FAILED, error=error, provider_status=word, provider_data=data)
+
+
+def _called_back(said: Json, word: str) -> Update:
+    payload = said.get("payload")
+    if word == "OK" and payload is not None:
+        return _succeeded(payload, {name: value for name, value in said.items() if name != "payload"})
+    if word != "ERROR":
+        return Update(status=JobStatus.PROCESSING, provider_status=word)
+    status = re.search(r"status code: ([0-9]{3})\b", str(said.get("error")))  # how fal words a model's own refusal
+    detail = payload if isinstance(payload, dict) else {}
+    return _failed(int(status[1]) if status else 0, detail, said)
+
+
+# -- callbacks ------------------------------------------------------------------------------------
+
+
+def _signed_headers(headers: Mapping[str, str]) -> list[str]:
+    return [_one_header(headers, name) for name in CALLBACK_HEADERS]
+
+
+def _one_header(headers: Mapping[str, str], wanted: str) -> str:
+    found = [value for name, value in headers.items() if name.lower() == wanted]
+    if len(found) != 1 or not CALLBACK_HEADERS[wanted].fullmatch(found[0]):
+        raise SignatureRefused(f"the header {wanted} is missing, there twice or not in its shape")
+    return found[0]
+
+
+def _public_key(item: Any) -> str | None:
+    fits = isinstance(item, dict) and item.get("kty") == "OKP" and item.get("crv") == "Ed25519"
+    return item["x"] if fits and isinstance(item.get("x"), str) and _decoded(item["x"]) else None
+
+
+def _decoded(text: str) -> bytes | None:
+    """The 32 bytes of a public key in base64url; None for what is none."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{43}=?", text):
+        return None
+    try:
+        return base64.urlsafe_b64decode(text.rstrip("=") + "=")
+    except binascii.Error:
+        return None

@@ -1,0 +1,64 @@
+"""A body that goes out as it comes: until it ends, its client goes, or its client does not read."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterable
+
+from starlette.types import Receive, Send
+
+from service.errors import CallsheetError
+
+log = logging.getLogger("callsheet.web")
+
+UNREAD_S = 60.0  # that a client may take nothing of what was sent
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+
+class _Unread(CallsheetError):
+    pass
+
+
+async def send_stream(
+    status: int,
+    headers: RawHeaders,
+    body: AsyncIterable[bytes],
+    receive: Receive,
+    send: Send,
+    unread_s: float = UNREAD_S,
+) -> None:
+    """Send it, and close it (`aclose`) in any case. One that breaks leaves the response without an end, so that the
+    server cuts the connection and nobody takes what came for the whole.
+    """
+    # Tasks of asyncio's own: a cancel scope of anyio never reaches a task whose next bytes are always there already.
+    sending = asyncio.create_task(_send(status, headers, body, send, unread_s))
+    leaving = asyncio.create_task(_gone(receive))
+    try:
+        await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        sending.cancel()
+        leaving.cancel()
+        await asyncio.gather(sending, leaving, return_exceptions=True)
+        if (close := getattr(body, "aclose", None)) is not None:
+            await close()
+    error = None if sending.cancelled() else sending.exception()
+    if isinstance(error, CallsheetError):
+        log.warning("a stream was cut: %s", error)
+    elif error is not None:
+        raise error
+
+
+async def _send(status: int, headers: RawHeaders, body: AsyncIterable[bytes], send: Send, unread_s: float) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    async for chunk in body:
+        try:
+            async with asyncio.timeout(unread_s):
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except TimeoutError:
+            raise _Unread(f"its client took nothing for {unread_s:g} seconds") from None
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
