@@ -160,6 +160,11 @@ class PlainRows(PlainFiles, PlainMoney, PlainReconcile):
     async def job_by_number(self, num: int) -> Job | None:
         return await self._job(" WHERE j.num = $1", num)
 
+    async def job_by_key(self, tenant: int, idempotency_key: str, fingerprint: bytes) -> Job | None:
+        """The job that this very request has made already."""
+        where = " WHERE j.tenant = $1 AND j.idempotency_key = $2 AND j.fingerprint = $3"
+        return await self._job(where, tenant, idempotency_key, fingerprint)
+
     async def job_by_provider_id(self, credential: int, provider_job_id: str) -> Job | None:
         where = " WHERE j.num = (SELECT job FROM provider_ids WHERE credential = $1 AND provider_job_id = $2)"
         return await self._job(where, credential, provider_job_id)
@@ -187,6 +192,11 @@ class PlainRows(PlainFiles, PlainMoney, PlainReconcile):
         return [job_from_row(row) for row in await self.rows(sql, *where.values)]
 
     metadata_is = "EXISTS (SELECT 1 FROM json_each(d.metadata) m WHERE m.key = {} AND m.value = {})"
+
+    async def renew_lease(self, job: Job, lease_ms: int) -> bool:
+        """The lease that the job was claimed with, from now on for so long again; False where it is no more."""
+        sql = "UPDATE jobs SET due_at = $1 WHERE num = $2 AND lease = $3 AND due_at IS NOT NULL RETURNING num"
+        return bool(await self.write(sql, self.now() + lease_ms, job.num, job.lease))
 
     async def queued(self, tenant: int, at_most: int) -> int:
         """How many jobs of the tenant wait to be submitted, counted no further than `at_most`."""
