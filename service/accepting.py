@@ -89,6 +89,8 @@ class Accepting:
         operation = self._operation(asked)
         if asked.input is not None:
             operation.validate(asked.input)
+        if asked.provider_job_id is not None:
+            self._providers[asked.provider].follows(asked.operation, asked.provider_job_id)
         credential = await self._accounts.credential(principal.tenant, asked.provider)
         await self._check_room(principal.tenant)
         new = self._new_job(principal, asked, operation, credential)
@@ -109,7 +111,14 @@ class Accepting:
             files=await self._refs(tenant, operation.files(given), credential),
             account=await self._account_facts.of(credential),
         )
-        self._providers[asked.provider].allows(call)
+        provider = self._providers[asked.provider]
+        try:
+            provider.allows(call)
+        except Invalid:  # by what was known of the account, which may have changed since
+            newer = await self._account_facts.of(credential, newer=True)
+            if newer == call.account:
+                raise
+            provider.allows(call := replace(call, account=newer))
         return call
 
     def _operation(self, asked: Submit) -> Operation:

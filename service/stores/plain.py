@@ -402,6 +402,11 @@ class PlainRows(PlainFiles, PlainMoney, PlainReconcile):
         sql = "UPDATE credentials SET paused_at = NULL, paused_reason = NULL WHERE num = $1 AND paused_at IS NOT NULL"
         return bool(await self.write(sql + " RETURNING num", num))
 
+    async def move_queued(self, before: int, after: int) -> int:
+        """What waits under one credential waits under another from now on; what is being sent stays. How many moved."""
+        sql = "UPDATE jobs SET credential = $2 WHERE credential = $1 AND status = 'queued' AND lease IS NULL"
+        return len(await self.write(sql + " RETURNING num", before, after))
+
     async def running(self, credential: int) -> int:
         """How many of its jobs are at the provider, or may be."""
         sql = "SELECT COUNT(*) FROM jobs WHERE credential = $1 AND status IN ('submitting', 'processing')"
