@@ -154,6 +154,8 @@ class FollowRules(SubmitRules):
         fact = arrival.fact
         assert isinstance(fact, CancelSent)  # noqa: S101 - the table
         note = Note(kind="update", at=now, data={"source": arrival.source, "cancel": "sent", "note": fact.told})
+        if job.terminal:  # its end was quicker than our reading of the answer
+            return Decision(verdict="ignored", reason="it is over already", notes=(note,))
         moved = replace(job, detail=replace(job.detail, cancel_sent_at=now))
         return Decision(verdict="applied", job=touched(moved, now), notes=(note,))
 
