@@ -44,6 +44,7 @@ class Gates:
         self._holds: dict[int, _Hold] = {}
         self._buckets: dict[int, TokenBucket] = {}
         self._running: dict[int, int] = {}  # at the provider, as the database last said
+        self._uncounted = False
         self._leaving: collections.Counter[int] = collections.Counter()  # claimed here and not answered yet
         self._read_at = float("-inf")
 
@@ -55,6 +56,11 @@ class Gates:
         self._read_at = self._clock.monotonic()
         self._paused = await self._store.paused_credentials()
         await self._count_running()
+
+    def met_uncounted(self) -> bool:
+        """Whether the last claim met a credential that has yet to be counted: the next step knows more."""
+        met, self._uncounted = self._uncounted, False
+        return met
 
     async def _count_running(self) -> None:
         self._running = {num: await self._store.running(num) for num in list(self._running)}
@@ -76,8 +82,10 @@ class Gates:
             # One asks for all, until it is let in.
             most = 0 if self._clock.monotonic() < hold.until else 1 - self._leaving[num]
         if (limit := self._limit(num)) is not None:
-            # Not counted yet is full until the next step. One that has begun may count twice, rather than never.
-            most = min(most, limit - self._running.setdefault(num, limit) - self._leaving[num])
+            if num not in self._running:  # not counted yet: full until the next step
+                self._running[num], self._uncounted = limit, True
+            # One that has begun may count twice, rather than never.
+            most = min(most, limit - self._running[num] - self._leaving[num])
         if (bucket := self._bucket(num)) is not None:
             most = min(most, int(bucket.level()))
         return most

@@ -99,7 +99,7 @@ class Submission:
                 lease = Lease(job.lease, ends, self._clock, within=budget, renew=renew)
                 self.flying.start(job.credential, self._through_gate(job, work, send(job, given, lease)))
             worked = worked or bool(claimed)
-        return worked
+        return self._gates.met_uncounted() or worked
 
     def _through_gate(self, job: Job, work: Work, sending: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None]:
         """Counted from now on, not only when it gets its turn."""

@@ -9,7 +9,7 @@ import pytest
 
 from tests.charges.intents import INTENTS
 from tests.charges.running import call, ended, events, ledger, put_faults, serving
-from tests.web.served import Served
+from tests.web.served import Served, sandbox_running
 
 pytestmark = pytest.mark.xdist_group("charges")
 
@@ -121,3 +121,13 @@ def test_the_rate_of_submits_is_kept(tmp_path: Path) -> None:
         at = sorted(row["accepted_at"] for row in ledger(sandbox, "peakmv"))
         assert len(at) == 6
         assert time.monotonic() - began >= 1.5, "two at once, then two a second"
+
+
+def test_a_tick_submits_where_the_number_of_running_jobs_is_limited(tmp_path: Path) -> None:
+    """Its loops run only while it is ticked: what has yet to be counted must not look like nothing to do."""
+    served = Served(tmp_path, CALLSHEET_PEAKMV_CONCURRENCY="2")
+    with sandbox_running(served.url) as sandbox, served.running(sandbox):
+        put_faults(sandbox, "peakmv", {"duration_s": [0.05, 0.1]})
+        job_id = submit(served, "peakmv", 1)["id"]
+        call(served, "POST", "/internal/tick", json={"budget_seconds": 30})
+        assert job(served, job_id)["status"] == "processing"
