@@ -104,7 +104,10 @@ class Store(Protocol):
     async def record_attempts(self, results: Sequence[AttemptResult]) -> list[DueDelivery]: ...
     async def release_held(self, *, limit: int, spread_ms: int) -> int: ...
     async def recover_leases(self) -> int:
-        """Make due at once what is leased to nobody that runs, or to this process when it stops; how many."""
+        """At start: make due at once what is leased to nobody that can be running; how many."""
+
+    async def release_leases(self) -> int:
+        """At a stop, with nothing under way: let others take at once what this process still holds; how many."""
 
     async def publish(
         self, tenant: int, announcement: Announcement, only_endpoint: int | None

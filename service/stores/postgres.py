@@ -13,6 +13,7 @@ from service.clock import Clock
 from service.facts import Arrival, RawCallback
 from service.ids import new_token
 from service.models import Announcement, Applied, Credential, CredentialRow, DueDelivery, Job, NewJob
+from service.spending import charge_of
 from service.states import Json, Work
 from service.stores import Created, Plan, Room
 from service.stores.plain import JOB_COLUMNS, MUTABLE_COLUMNS, changed_values, job_values
@@ -24,9 +25,8 @@ from service.stores.postgres_pool import Again, Pool
 from service.stores.postgres_retention import RetentionVerbs
 from service.stores.postgres_rows import CANCELED, HELD, PENDING, insert, update
 from service.stores.postgres_schema import migrate
-from service.spending import charge_of
 
-CLOCKS_APART_MS = 60_000  # two nodes' clocks, and their transactions' ends: what was changed lately is read again
+CLOCKS_APART_MS = 30_000  # two nodes' clocks, and their transactions' ends: what was changed lately is read again
 _encode = msgspec.json.encode
 INSERT_JOB = insert("jobs", f"{' '.join(JOB_COLUMNS)} idempotency_key fingerprint") + " ON CONFLICT DO NOTHING"
 INSERT_DETAIL = insert("job_details", "job input metadata detail")
@@ -57,7 +57,8 @@ CREDENTIALS = (
     "WITH RECURSIVE c (credential, due_at) AS ((SELECT credential, due_at FROM jobs WHERE work = $1 AND due_at IS NOT"
     " NULL ORDER BY credential, due_at LIMIT 1) UNION ALL SELECT n.credential, n.due_at FROM c CROSS JOIN LATERAL"
     " (SELECT j.credential, j.due_at FROM jobs j WHERE j.work = $1 AND j.due_at IS NOT NULL AND"
-    " j.credential > c.credential ORDER BY j.credential, j.due_at LIMIT 1) n) SELECT credential FROM c WHERE due_at <= $2"
+    " j.credential > c.credential ORDER BY j.credential, j.due_at LIMIT 1) n)"
+    " SELECT credential FROM c WHERE due_at <= $2"
 )
 CLAIM = (
     "SELECT num FROM jobs WHERE work = $1 AND credential = $2 AND due_at <= $3 AND due_at IS NOT NULL ORDER BY due_at"
@@ -68,13 +69,7 @@ PAUSE = "UPDATE credentials SET paused_at = $1, paused_reason = $2 WHERE num = $
 
 
 async def open_store(
-    url: str,
-    *,
-    plan: Plan,
-    clock: Clock,
-    create: bool = True,
-    ask_time: bool = True,
-    partition_ms: int = DAY_MS,
+    url: str, *, plan: Plan, clock: Clock, create: bool = True, ask_time: bool = True, partition_ms: int = DAY_MS
 ) -> "PostgresStore":
     """Open `postgresql://...` and migrate it. Without `ask_time` the time is the given clock's, not the database's."""
     pool = Pool(url, clock=clock, ask_time=ask_time)
@@ -117,7 +112,6 @@ class PostgresStore(DeliveryVerbs, MoneyVerbs, RetentionVerbs):
             if found is not None:
                 earlier[index] = found
             elif (budget := await self._over_budget(item.job, budgets)) is not None:
-                before[item.job.tenant, item.job.provider] = budget
                 results[index] = Created(verdict="over_budget", job=item.job, budget=budget)
             else:
                 job = msgspec.structs.replace(item.job, num=await self._take_number())
@@ -150,6 +144,7 @@ class PostgresStore(DeliveryVerbs, MoneyVerbs, RetentionVerbs):
         if not items:
             return []
         jobs = [item.job for item in items]
+        await self._need_credentials({job.credential for job in jobs})
         rows = [(*_row(job_values(item.job)), item.idempotency_key, item.fingerprint) for item in items]
         if await self._many(INSERT_JOB, rows) < len(rows):
             raise Again("another node was first with a key")
@@ -164,9 +159,13 @@ class PostgresStore(DeliveryVerbs, MoneyVerbs, RetentionVerbs):
             planner.announce(index, item.job.tenant, item.job, item.announcements)
         self._pool.news = True
         fresh = await self._save(planner.writes, len(items))
-        return [
-            Created(verdict="created", job=job, fresh=tuple(found)) for job, found in zip(jobs, fresh, strict=True)
-        ]
+        return [Created(verdict="created", job=job, fresh=tuple(found)) for job, found in zip(jobs, fresh, strict=True)]
+
+    async def _need_credentials(self, nums: set[int]) -> None:
+        """A reference would lock the credential's row in every transaction of every node; none is ever deleted."""
+        rows = await self._rows("SELECT num FROM credentials WHERE num = ANY($1::bigint[])", list(nums))
+        if missing := nums - {row[0] for row in rows}:
+            raise LookupError(f"there is no credential {min(missing)}")
 
     async def _bind(self, owners: list[tuple[int, str, int]]) -> None:
         if await self._many(INSERT_OWNER, owners) < len(owners):
@@ -194,7 +193,7 @@ class PostgresStore(DeliveryVerbs, MoneyVerbs, RetentionVerbs):
     async def _load(self, arrivals: list[Arrival]) -> Loaded:
         loaded = Loaded()
         named = [(a.credential, a.provider_job_id) for a in arrivals if a.credential is not None]
-        loaded.owners = await self._load_owners([key for key in named if key[1] is not None])
+        loaded.owners = await self._load_owners(key for key in named if key[1] is not None)
         wanted = {a.job for a in arrivals if a.job is not None} | set(loaded.owners.values())
         loaded.jobs = await self._load_jobs(wanted)
         to_bind = [
@@ -228,7 +227,7 @@ class PostgresStore(DeliveryVerbs, MoneyVerbs, RetentionVerbs):
     async def _save(self, writes: WriteSet, arrivals: int) -> list[list[DueDelivery]]:
         """Write a plan; the deliveries born with a lease, by arrival."""
         await self._save_jobs(writes)
-        await self._bind([(*key, job) for *key, job in writes.binds])
+        await self._bind(writes.binds)
         await self._many(INSERT_DEDUPE, writes.dedupe)
         await self._many(INSERT_NOTE, [(job, note.at, note.kind, _encode(note.data)) for job, note in writes.notes])
         await self._save_callbacks(writes.callbacks)

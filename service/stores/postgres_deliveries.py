@@ -1,6 +1,6 @@
 """PostgreSQL's verbs for deliveries: claims, attempts, sending again."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -34,7 +34,7 @@ CLAIM = (
 )
 LEASE = "UPDATE deliveries SET lease = $1, due_at = $2 WHERE num = ANY($3::bigint[])"
 DUE_DELIVERIES = (
-    "SELECT x.num, x.tenant, x.event, e.created_at, e.type,"
+    "SELECT x.num, x.tenant, x.event, e.created_at, e.type,"  # noqa: S608 - fixed text, here and below
     f" COALESCE(b.body, convert_to('{ERASED}', 'UTF8')), x.endpoint, x.lane, x.attempts - x.spent, j.id, d.detail"
     " FROM unnest($1::bigint[]) WITH ORDINALITY w (num, place) JOIN deliveries x ON x.num = w.num"
     " JOIN events e ON e.num = x.event LEFT JOIN event_bodies b ON b.event = e.num AND b.created_at = e.created_at"
@@ -62,12 +62,17 @@ EVENT = (
     " LEFT JOIN event_bodies b ON b.event = e.num AND b.created_at = e.created_at"
     " WHERE e.num = $1 AND e.tenant = $2 AND e.type <> $3"
 )
+OF_EVENT = (
+    "SELECT num, endpoint FROM deliveries WHERE event = $1 AND tenant = $2 AND ($3::bigint IS NULL OR endpoint = $3)"
+    " ORDER BY num FOR UPDATE"
+)
 INSERT_MISSING = insert(
     "deliveries", "num event endpoint tenant lane status due_at attempts spent created_at", status="smallint"
 )
 _NEXT_HELD = "SELECT endpoint FROM deliveries WHERE status = 4 AND endpoint > {} ORDER BY endpoint LIMIT 1"
 HELD_ENDPOINTS = (
-    f"WITH RECURSIVE h (endpoint) AS (({_NEXT_HELD.format('0')}) UNION ALL SELECT n.endpoint FROM h CROSS JOIN LATERAL"
+    "WITH RECURSIVE h (endpoint) AS"  # noqa: S608
+    f" (({_NEXT_HELD.format('0')}) UNION ALL SELECT n.endpoint FROM h CROSS JOIN LATERAL"
     f" ({_NEXT_HELD.format('h.endpoint')}) n) SELECT p.num FROM h JOIN endpoints p ON p.num = h.endpoint"
     " WHERE p.status = 'active' AND p.deleted = 0 ORDER BY p.num"
 )
@@ -94,10 +99,10 @@ class DeliveryVerbs(EndpointVerbs):
         taken: list[int] = []
         lanes, self._last_lane = await self._due_lanes(now)
         for start in range(0, len(lanes), LANES_AT_ONCE):
-            part = await self._open_lanes([(n, most) for n in lanes[start : start + LANES_AT_ONCE] if (most := room(n)) > 0], now)
+            rooms = [(lane, room(lane)) for lane in lanes[start : start + LANES_AT_ONCE]]
+            part = await self._open_lanes([lane for lane in rooms if lane[1] > 0], now)
             if part:
-                wanted = [lane for lane, _ in part], [most for _, most in part]
-                rows = await self._rows(CLAIM, *wanted, now, limit - len(taken))
+                rows = await self._rows(CLAIM, *map(list, zip(*part, strict=True)), now, limit - len(taken))
                 taken += [row[0] for row in rows]
                 if len(taken) >= limit:
                     self._last_lane = rows[-1][1]
@@ -216,8 +221,7 @@ class DeliveryVerbs(EndpointVerbs):
         now = self.now()
         if delivery is not None:
             return await self._run(RESEND + " AND x.tenant = $3", [now], [delivery], tenant)
-        sql = "SELECT num, endpoint FROM deliveries WHERE event = $1 AND tenant = $2 AND ($3::bigint IS NULL OR endpoint = $3)"
-        existing = await self._rows(sql + " ORDER BY num FOR UPDATE", event, tenant, endpoint)
+        existing = await self._rows(OF_EVENT, event, tenant, endpoint)
         again = await self._many(RESEND, [(now, num) for num, _ in existing])
         return again + await self._make_missing(tenant, event, endpoint, {row[1] for row in existing}, now)
 
@@ -251,7 +255,7 @@ class DeliveryVerbs(EndpointVerbs):
 
     async def _recover_page(self, endpoint: Endpoint, since: int, after: int, limit: int) -> tuple[int, int | None]:
         sql = (
-            "SELECT e.num, e.type, x.num, x.status FROM events e LEFT JOIN deliveries x ON x.event = e.num"
+            "SELECT e.num, e.type, x.num, x.status FROM events e LEFT JOIN deliveries x ON x.event = e.num"  # noqa: S608
             " AND x.endpoint = $1 WHERE e.tenant = $2 AND e.num > $3 AND e.created_at >= $4"
             f" AND e.num < {self._horizon()} ORDER BY e.num LIMIT $5"
         )
@@ -274,7 +278,10 @@ class DeliveryVerbs(EndpointVerbs):
         """
         sql = "SELECT num, created_at FROM events WHERE num >= $1 ORDER BY num LIMIT 1"
         first = await self._rows(sql, 0)
-        low, high = first[0][0] if first else 0, (await self._rows("SELECT COALESCE(max(num), 0) + 1 FROM events"))[0][0]
+        low, high = (
+            first[0][0] if first else 0,
+            (await self._rows("SELECT COALESCE(max(num), 0) + 1 FROM events"))[0][0],
+        )
         if first and first[0][1] >= since - HOUR_MS:
             return 0
         while high - low > 1:

@@ -63,7 +63,7 @@ class Partitions:
         self._known.clear()
 
     async def drop(self, table: str, before: int, *, unless: str | None = None) -> int:
-        """Drop what ended before that moment; how many. `unless` is a query on `{}`: rows mean that it stays."""
+        """Drop what ended before that moment; how many had rows. Where the query `unless` finds any, it stays."""
         if not self.used:
             return 0
         dropped = 0
@@ -78,6 +78,7 @@ class Partitions:
                 if unless is not None and await db.fetch(unless.format(name)):
                     return False
                 await db.execute("SET LOCAL lock_timeout = '2s'")  # who writes waits no longer than this
+                held = await db.fetchval(f"SELECT EXISTS (SELECT 1 FROM {name})")  # noqa: S608
                 await db.execute(f"DROP TABLE {name}")
-                return True
+                return bool(held)
         return False

@@ -36,7 +36,13 @@ SETTLE_S = 15.0  # how long the outcome of a lost COMMIT is asked for; then the 
 NEWS_EVERY_S = 0.05
 CHANNEL = "callsheet"
 CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
-LOST = (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, TimeoutError)
+LOST = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # its state is no longer known
+    asyncpg.PostgresConnectionError,
+    TimeoutError,
+)
 LOST_CODES = ("57P01", "57P02", "57P03", "25P03", "25P04", "57P05")  # the server is going down, or ended the session
 FULL_CODES = ("53", "25006", "58")  # out of disk, memory or connections; read-only; its own disk failed
 RERUN = (
@@ -68,9 +74,10 @@ def read_url(url: str) -> tuple[str, Options]:
     parts = urlsplit(url)
     given = dict(parse_qsl(parts.query))
     ours = {name: given.pop(name) for name in Options.__struct_fields__ if name in given}
-    flags = {name: value != "off" for name, value in ours.items() if name in ("notify", "advisory", "partitions")}
-    numbers = {name: int(value) for name, value in ours.items() if name in ("statement_cache", "pool")}
-    return urlunsplit(parts._replace(query=urlencode(given))), Options(**flags, **numbers)
+    read: dict[str, Any] = {
+        name: int(value) if name in ("statement_cache", "pool") else value != "off" for name, value in ours.items()
+    }
+    return urlunsplit(parts._replace(query=urlencode(given))), Options(**read)
 
 
 class Pool:
@@ -149,6 +156,7 @@ class Pool:
                 except (asyncpg.PostgresError, *LOST) as error:
                     if last or not (_lost(error) or isinstance(error, asyncpg.InvalidCachedStatementError)):
                         raise
+                    await self._pool.expire_connections()
         raise AssertionError
 
     @asynccontextmanager
@@ -268,7 +276,9 @@ class Pool:
             with suppress(*LOST, asyncpg.PostgresError):
                 await self._writer.execute("ROLLBACK")
                 return
-        self._writer.terminate()
+        with suppress(*LOST):  # the pool may have taken it back already
+            self._writer.terminate()
+        await self._pool.expire_connections()  # the others are likely to be as dead
         await self._release_writer()
 
     async def _release_writer(self) -> None:
@@ -340,19 +350,19 @@ async def _nothing(_: Any) -> None:
 
 
 async def _run_grouped(calls: list[tuple[Any, Sequence[Any]]]) -> list[Outcome]:
-    """Run calls of one verb together; verbs in one order on every node, so that few of them wait in a circle."""
+    """Run calls of one verb together, inside the transaction; results in the order of the calls."""
     grouped: dict[Any, list[int]] = {}
     for index, (verb, _) in enumerate(calls):
         grouped.setdefault(verb, []).append(index)
     outcomes: list[Outcome] = [[] for _ in calls]
-    for verb in sorted(grouped, key=lambda verb: str(verb.__name__)):
-        results = iter(await verb([item for index in grouped[verb] for item in calls[index][1]]))
-        for index in grouped[verb]:
+    for verb, indexes in grouped.items():
+        results = iter(await verb([item for index in indexes for item in calls[index][1]]))
+        for index in indexes:
             outcomes[index] = [next(results) for _ in calls[index][1]]
     return outcomes
 
 
-class translated:  # noqa: N801 - used as a function
+class translated:
     """The driver's "not now" errors become ours; its other errors are bugs and stay what they are."""
 
     def __enter__(self) -> None:

@@ -48,11 +48,14 @@ OF_EVENTS = (
 
 class RetentionVerbs(PostgresRows):
     async def recover_leases(self) -> int:
-        """Give back what this node holds, so that others need not wait for its leases' ends; how many.
+        """At start: this node holds none yet, and a node that died holds its own until they end.
 
-        Differs from SQLite because there every lease is void when a process starts: nobody else runs. A node that died
-        here holds its leases until they end, and one that starts holds none.
+        Differs from SQLite because there every lease is void when a process starts: nobody else runs.
         """
+        return await self.release_leases()
+
+    async def release_leases(self) -> int:
+        """Give back what this node holds, so that others need not wait for its leases' ends; how many."""
         return int((await self._pool.commit(self._give_back, [None]))[0])
 
     async def _give_back(self, items: list[None]) -> list[int]:

@@ -18,7 +18,14 @@ from service.ids import row_id
 from service.models import DueDelivery, Endpoint, Event, Job, Target
 from service.states import Work
 from service.stores import Plan
-from service.stores.plain import DELIVERY_NUMBER, ENDPOINT_COLUMNS, JOB_SELECT, PlainRows, endpoint_from_row, job_from_row
+from service.stores.plain import (
+    DELIVERY_NUMBER,
+    ENDPOINT_COLUMNS,
+    JOB_SELECT,
+    PlainRows,
+    endpoint_from_row,
+    job_from_row,
+)
 from service.stores.planning import FreshLease, WriteSet
 from service.stores.postgres_partitions import Partitions
 from service.stores.postgres_pool import Pool
@@ -201,7 +208,7 @@ class PostgresRows(PlainRows):
     # -- shared SQL that is other SQL here
 
     event_select = (
-        "SELECT x.num, x.tenant, j.id, x.type, x.created_at,"
+        "SELECT x.num, x.tenant, j.id, x.type, x.created_at,"  # noqa: S608
         f" COALESCE(b.body, convert_to('{ERASED}', 'UTF8')) FROM events x"
         " LEFT JOIN event_bodies b ON b.event = x.num AND b.created_at = x.created_at LEFT JOIN jobs j ON j.num = x.job"
     )

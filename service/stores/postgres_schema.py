@@ -14,10 +14,11 @@ TRIES = 20
 TABLE = (
     "CREATE TABLE IF NOT EXISTS migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL, applied_at BIGINT NOT NULL)"
 )
+LOCK = "LOCK TABLE migrations IN EXCLUSIVE MODE"
 SHIFT = 20  # of a transaction's number, for what it numbers: a million rows
 # A database that was restored on another server may have numbers that this one's transactions have yet to reach.
 LIFT = (
-    "INSERT INTO meta (key, value) SELECT 'lift', (w.most - w.here + 1)::text FROM"
+    "INSERT INTO meta (key, value) SELECT 'lift', (w.most - w.here + 1)::text FROM"  # noqa: S608
     f" (SELECT GREATEST((SELECT max(num) FROM jobs), (SELECT max(num) FROM events), (SELECT max(num) FROM deliveries),"
     f" 0) >> {SHIFT} AS most, pg_current_xact_id()::text::bigint AS here) w"
     " WHERE w.most > w.here + COALESCE((SELECT value::bigint FROM meta WHERE key = 'lift'), 0)"
@@ -38,6 +39,9 @@ async def migrate(pool: Pool, *, create: bool) -> tuple[int, int]:
         try:
             async with pool.beside() as db:
                 await _migrate(db, known, partitions=pool.options.partitions)
+            async with pool.beside() as db:  # a new number, higher than that of any row that it can see
+                await db.execute(LOCK)
+                await db.execute(LIFT)
             break
         except (asyncpg.UniqueViolationError, asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError):
             if last:  # two who make the first table at once: the second fails, and finds it there
@@ -56,7 +60,7 @@ async def _current(pool: Pool) -> int | None:
 
 async def _migrate(db: Any, known: list[Migration], *, partitions: bool) -> None:
     await db.execute(TABLE)
-    await db.execute("LOCK TABLE migrations IN EXCLUSIVE MODE")
+    await db.execute(LOCK)
     current = await db.fetchval("SELECT COALESCE(max(version), 0) FROM migrations")
     if current > known[-1].version:
         raise SchemaTooNew(
@@ -74,7 +78,6 @@ async def _migrate(db: Any, known: list[Migration], *, partitions: bool) -> None
     if current == 0:
         sql = "INSERT INTO meta VALUES ('nonce', $1), ('partitions', $2) ON CONFLICT DO NOTHING"
         await db.execute(sql, str(secrets.randbits(16)), "on" if partitions else "off")
-    await db.execute(LIFT)
 
 
 def _dialect(sql: str, *, partitions: bool) -> str:
