@@ -58,7 +58,7 @@ async def submit(client: httpx2.AsyncClient, prompt: str) -> dict[str, Any]:
 
 async def until(count: int, requests: list[Any]) -> None:
     async with asyncio.timeout(45):
-        while len(requests) < count:
+        while len(requests) < count:  # noqa: ASYNC110 - a list of what came says nothing by itself
             await asyncio.sleep(0.05)
 
 
@@ -69,7 +69,7 @@ async def taken(path: str) -> bytes:
 async def test_a_job_is_submitted_and_its_event_delivered(tmp_path: Path) -> None:
     with sandbox_running("http://127.0.0.1:1") as sandbox:
         url = await server.database(tmp_path)
-        async with receiving(taken) as (receiver, target), node(url, sandbox) as (service, client):
+        async with receiving(taken) as (receiver, target), node(url, sandbox) as (_, client):
             endpoint = {"url": f"{target}/in", "event_types": ["job.succeeded"]}
             assert (await client.post("/v1/endpoints", json=endpoint)).status_code == 201
             job = await submit(client, "a cat")
@@ -89,7 +89,7 @@ async def test_a_job_is_submitted_and_its_event_delivered(tmp_path: Path) -> Non
 async def test_two_nodes_share_the_work_and_submit_nothing_twice(tmp_path: Path) -> None:
     with sandbox_running("http://127.0.0.1:1") as sandbox:
         url, many = await server.database(tmp_path), 60
-        async with receiving(taken) as (receiver, target), node(url, sandbox) as (one, ours), node(url, sandbox) as two:
+        async with receiving(taken) as (receiver, target), node(url, sandbox) as (_, ours), node(url, sandbox) as two:
             endpoint = {"url": f"{target}/in", "event_types": ["job.succeeded"]}
             assert (await ours.post("/v1/endpoints", json=endpoint)).status_code == 201
             nonces = [uuid.uuid4().hex for _ in range(many)]

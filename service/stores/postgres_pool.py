@@ -123,9 +123,7 @@ class Pool:
                 await asyncio.gather(task, return_exceptions=True)
         await self._release_writer()
         if hasattr(self, "_pool"):
-            with suppress(TimeoutError, *LOST):
-                await asyncio.wait_for(self._pool.close(), CONNECT_S)
-            self._pool.terminate()
+            self._pool.terminate()  # nothing is under way, and a farewell to a dead server would fail
 
     # -- time
 

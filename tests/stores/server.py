@@ -1,6 +1,7 @@
 """A PostgreSQL server of the tests' own, one per test process, or the one that TEST_DATABASE_URL names.
 
-Every folder of a test has a database of its own. Those that no test uses any more are dropped on the way.
+Every folder of a test has a database of its own. Those that no test uses any more are dropped on the way, or emptied
+and used again: making one takes longer than most tests.
 """
 
 import asyncio
@@ -20,6 +21,17 @@ import pytest
 KEPT = 4  # databases: of the tests that ran last
 QUICK = ("fsync = off", "full_page_writes = off", "synchronous_commit = off", "max_connections = 200")
 _databases: list[str] = []
+_empty: dict[str, list[str]] = {}  # by the options that they were made with
+_lent: dict[tuple[str, str], str] = {}  # by folder and options
+EMPTY = """
+DO $$ DECLARE child regclass; BEGIN
+    FOR child IN SELECT inhrelid::regclass FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid WHERE c.relkind = 'r'
+    LOOP EXECUTE 'DROP TABLE ' || child; END LOOP;
+END $$;
+TRUNCATE commits, tenants, keys, credentials, jobs, job_details, provider_ids, notes, callbacks, dedupe_keys, endpoints,
+    events, event_bodies, deliveries, attempts, charges, budgets, files, file_chunks RESTART IDENTITY CASCADE;
+DELETE FROM meta WHERE key NOT IN ('nonce', 'partitions');
+"""
 
 
 @cache
@@ -40,9 +52,35 @@ def url() -> str:
     return str(started.get_uri())
 
 
+async def lent(folder: Path, options: str) -> str:
+    """The URL of this folder's database with these options: an empty one, or the one that it has."""
+    key = (str(folder), options)
+    if key not in _lent:
+        while len(_lent) >= KEPT:
+            await _take_back(next(iter(_lent)))
+        free = _empty.get(options)
+        _lent[key] = free.pop() if free else f"callsheet_{os.getpid()}_{len(_databases)}"
+    return await _url_of(_lent[key], options)
+
+
+async def _take_back(key: tuple[str, str]) -> None:
+    name = _lent.pop(key)
+    db = await asyncpg.connect(await _url_of(name, ""))
+    try:
+        await db.execute(EMPTY)
+        _empty.setdefault(key[1], []).append(name)
+    except asyncpg.UndefinedTableError:  # a test that did not get as far as to make them
+        pass
+    finally:
+        await db.close()
+
+
 async def database(folder: Path, options: str = "") -> str:
     """The URL of this folder's database: made now, or the one that is there."""
-    name = "callsheet_" + hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    return await _url_of("callsheet_" + hashlib.sha256(str(folder).encode()).hexdigest()[:16], options)
+
+
+async def _url_of(name: str, options: str) -> str:
     if name not in _databases:
         await _make(name)
     parts = urlsplit(url())
@@ -55,8 +93,9 @@ async def _make(name: str) -> None:
     try:
         await db.execute(f"CREATE DATABASE {name} TEMPLATE template0")
         _databases.append(name)
-        while len(_databases) > KEPT:
-            await db.execute(f"DROP DATABASE IF EXISTS {_databases.pop(0)} WITH (FORCE)")
+        for old in [name for name in _databases if name.count("_") == 1][:-KEPT]:
+            await db.execute(f"DROP DATABASE IF EXISTS {old} WITH (FORCE)")
+            _databases.remove(old)
     finally:
         await db.close()
 

@@ -58,7 +58,7 @@ async def open_named(name: str, tmp_path: Path, plan: Plan, clock: Clock, **seam
     if name == "sqlite":
         sqlite: Store = await open_sqlite(f"sqlite:///{tmp_path / 'callsheet.db'}", plan=plan, clock=clock, **seams)
         return sqlite
-    url = await server.database(tmp_path, PLAIN if name == "postgres-plain" else "")
+    url = await server.lent(tmp_path, PLAIN if name == "postgres-plain" else "")
     given = {"ask_time": False, "partition_ms": PARTITION_MS, **seams}
     postgres: Store = await open_postgres(url, plan=plan, clock=clock, **given)
     return postgres
