@@ -124,6 +124,7 @@ class Pool:
         await self._release_writer()
         if hasattr(self, "_pool"):
             self._pool.terminate()  # nothing is under way, and a farewell to a dead server would fail
+            await asyncio.sleep(0)
 
     # -- time
 

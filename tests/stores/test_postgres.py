@@ -179,7 +179,8 @@ class Proxy:
     """A TCP way to the server that can be cut: when COMMIT passes, or when its answer comes back."""
 
     def __init__(self, path: str):
-        self._path, self.cut, self.cuts, self.at = path, "", 0, 0
+        self._path, self.cut, self.cuts = path, "", 0
+        self._ends: list[asyncio.StreamWriter] = []
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[str]:
@@ -188,9 +189,13 @@ class Proxy:
             yield f"127.0.0.1:{serving.sockets[0].getsockname()[1]}"
         finally:
             serving.close()
+            for end in self._ends:
+                end.transport.abort()
+            await asyncio.sleep(0.05)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         behind, before = await asyncio.open_unix_connection(self._path)
+        self._ends += [writer, before]
         committing = asyncio.Event()
 
         def outward(data: bytes) -> bool:
@@ -224,10 +229,10 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pass
 
 
 def _socket(url: str) -> str:
-    folder = parse_qs(urlsplit(url).query).get("host")
-    if not folder:
+    given = parse_qs(urlsplit(url).query)
+    if not given.get("host", [""])[0].startswith("/"):
         pytest.skip("the server that was given has no socket file")
-    return f"{folder[0]}/.s.PGSQL.5432"
+    return f"{given['host'][0]}/.s.PGSQL.{given.get('port', ['5432'])[0]}"
 
 
 @pytest.mark.parametrize("cut", ["before", "after"])
@@ -285,6 +290,15 @@ async def test_a_server_that_is_not_there_is_not_available() -> None:
 async def test_without_leave_to_make_them_missing_tables_are_said(url: str) -> None:
     with pytest.raises(StoreUnavailable, match="callsheet migrate"):
         await open_store(url, plan=Real(), clock=SystemClock(), create=False)
+
+
+async def test_nothing_needs_prepared_statements(url: str) -> None:
+    """As behind a PgBouncer that pools transactions."""
+    async with node(url + ("&" if "?" in url else "?") + "statement_cache=0") as world, node(url) as other:
+        job = await world.succeeded()
+        prepared = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%pg_prepared%'"
+        assert (await world.now(job)).status is JobStatus.SUCCEEDED
+        assert [(await one.store.write(prepared))[0][0] for one in (other, world)] == [1, 0]
 
 
 # -- partitions
