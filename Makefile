@@ -1,6 +1,6 @@
 # Each target says what it does: `make help`. README gives the line that does the same without make.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check lint types layout tables bench kill soak clean
+.PHONY: help demo serve test check lint types layout tables bench kill charges clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3.14 || command -v python3)
 BIN := .venv/bin
@@ -56,6 +56,9 @@ bench: .venv/installed-test  ## ratios to bare baselines, in one run
 
 kill: .venv/installed-test  ## the long kill test: CYCLES (200) SIGKILLs under load
 	@CALLSHEET_KILL_CYCLES=$(or $(CYCLES),200) $(BIN)/pytest -q -s tests/kill $(ARGS)
+
+charges: .venv/installed-test  ## every provider with lost replies, SUBMITS (1000) to each: charges per intent
+	@CALLSHEET_CHARGES_JOBS=$(or $(SUBMITS),1000) $(BIN)/pytest -q -s tests/charges/test_charges.py $(ARGS)
 
 clean:  ## remove the environment and everything made
 	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis

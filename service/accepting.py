@@ -12,7 +12,7 @@ from service.accounts import Accounts, Principal
 from service.clock import Clock
 from service.conversation import account_call
 from service.endpoints import lane_of
-from service.errors import Conflict, Invalid, TooMany
+from service.errors import Conflict, Invalid, Refusal, TooMany
 from service.files import FileRefs
 from service.ids import new_correlation, new_id
 from service.models import Announcement, Credential, Detail, DueDelivery, Job, NewJob, Part
@@ -70,16 +70,34 @@ class Accepting:
 
     async def accept(self, principal: Principal, asked: Submit) -> tuple[Job, bool]:
         """The job, durable, and whether it was there before (same idempotency key). Raises `Refusal`."""
+        try:
+            new = await self._prepared(principal, asked)
+        except Refusal:
+            earlier = await self._earlier(principal.tenant, asked)
+            if earlier is None:
+                raise
+            return earlier, True  # it was right when it was accepted: a file may be gone by now, a ceiling reached
+        return self._answer((await self._store.create_jobs([new]))[0])
+
+    async def _earlier(self, tenant: int, asked: Submit) -> Job | None:
+        if asked.idempotency_key is None:
+            return None
+        return await self._store.job_by_key(tenant, asked.idempotency_key, asked.fingerprint)
+
+    async def _prepared(self, principal: Principal, asked: Submit) -> NewJob:
+        """Checked and priced. Raises `Refusal`."""
         operation = self._operation(asked)
         if asked.input is not None:
             operation.validate(asked.input)
+        if asked.provider_job_id is not None:
+            self._providers[asked.provider].follows(asked.operation, asked.provider_job_id)
         credential = await self._accounts.credential(principal.tenant, asked.provider)
         await self._check_room(principal.tenant)
         new = self._new_job(principal, asked, operation, credential)
         if asked.input is not None:
             call = await self._checked(principal.tenant, asked, operation, credential)
             new = _priced(new, self._providers[asked.provider], call)
-        return self._answer((await self._store.create_jobs([new]))[0])
+        return new
 
     async def _checked(self, tenant: int, asked: Submit, operation: Operation, credential: Credential) -> Call:
         """The input with its files and what the account allows, refused here rather than by the provider."""
@@ -93,7 +111,14 @@ class Accepting:
             files=await self._refs(tenant, operation.files(given), credential),
             account=await self._account_facts.of(credential),
         )
-        self._providers[asked.provider].allows(call)
+        provider = self._providers[asked.provider]
+        try:
+            provider.allows(call)
+        except Invalid:  # by what was known of the account, which may have changed since
+            newer = await self._account_facts.of(credential, newer=True)
+            if newer == call.account:
+                raise
+            provider.allows(call := replace(call, account=newer))
         return call
 
     def _operation(self, asked: Submit) -> Operation:

@@ -17,6 +17,7 @@ from service.states import Json
 log = logging.getLogger("callsheet.account_facts")
 
 FRESH_S = 300.0
+NEW_S = 5.0
 AGAIN_S = 10.0  # after a read that failed
 
 
@@ -28,14 +29,17 @@ class AccountFacts:
         self._settings, self._clock = settings, clock
         self._kept: dict[tuple[int, str], tuple[float, Json | None]] = {}  # by number and key: a new key, a new account
 
-    async def of(self, credential: Credential) -> Json | None:
-        """What the provider said in the last five minutes; None where it does not say, or could not be asked."""
+    async def of(self, credential: Credential, *, newer: bool = False) -> Json | None:
+        """What the provider said in the last five minutes; None where it does not say, or could not be asked.
+
+        `newer`: in the last five seconds, for who would be refused by what is known.
+        """
         provider = self._providers[credential.provider]
         if type(provider).account is Provider.account:
             return None
         which = (credential.num, credential.api_key)
         until, said = self._kept.get(which, (float("-inf"), None))
-        if self._clock.monotonic() < until:
+        if self._clock.monotonic() < until - (FRESH_S - NEW_S if newer and said is not None else 0):
             return said
         found = await self._ask(provider, credential)
         lasts = FRESH_S if found is not None else AGAIN_S

@@ -88,7 +88,7 @@ class Accounts:
     async def delete_tenant(self, name: str) -> None:
         tenant = await self.tenant(name)
         if name == DEFAULT_TENANT or not await self._store.delete_tenant(tenant.num):
-            raise Conflict("The tenant still has keys, jobs, endpoints or credentials.", code="tenant_in_use")
+            raise Conflict("The tenant still has keys, jobs, endpoints, credentials or files.", code="tenant_in_use")
         self._tenants.pop(name, None)
 
     async def callback_secrets(self, tenant: int) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ READ_S = 20.0
 UPLOAD_S = 60.0  # for a request that carries files
 LEASE_MS = 90_000
 MARGIN_S = 5.0  # between the end of the longest request and the end of its lease
+BEGIN_S = 2.0  # for what is written before a request is sent
 REPLY_BYTES = 8 * 1024 * 1024
 
 
@@ -29,11 +30,31 @@ class Stopped(Exception):
 
 
 class Lease:
-    """What a claim gave us: the right to send and to write, until a moment on the monotonic clock."""
+    """What a claim gave us: the right to send and to write, until a moment on the monotonic clock.
 
-    def __init__(self, token: int | None, ends: float, clock: Clock, *, within: float = UNLIMITED):
-        self.token, self._ends, self._clock = token, ends, clock
+    `renew` has the store keep it for `LEASE_MS` more, and says whether it still was ours.
+    """
+
+    def __init__(
+        self,
+        token: int | None,
+        ends: float,
+        clock: Clock,
+        *,
+        within: float = UNLIMITED,
+        renew: Callable[[], Awaitable[bool]] | None = None,
+    ):
+        self.token, self._ends, self._clock, self._renew = token, ends, clock, renew
         self.within = within  # seconds that the step which claimed it may take
+
+    async def reach(self, needed_s: float) -> None:
+        """Renewed where earlier steps have used it up. Raises `Stopped` where it is another's by now."""
+        asked_at = self._clock.monotonic()
+        if self._renew is None or asked_at + needed_s <= self._ends:
+            return
+        if not await self._renew():
+            raise Stopped
+        self._ends = asked_at + LEASE_MS / 1000
 
     def check(self, needed_s: float) -> Callable[[], None]:
         """For just before the first byte: raises `NotSent` where the lease may end before the request does."""
@@ -65,13 +86,15 @@ class Conversations:
         try:
             request = next(steps)
             while True:
+                deadline = _deadline(request, charging_s, lease)
+                await lease.reach(deadline + MARGIN_S + BEGIN_S)
                 if request.charges:
                     if begin is None or not await begin(request):
                         raise Stopped
-                    charged = True
-                reply = await self._send(request, lease, charging_s if request.charges else READ_S)
+                reply = await self._send(request, lease, deadline)
                 if isinstance(reply, NotNow | Unknown):
-                    return Unknown(reason=reply.reason) if charged and not request.charges else reply
+                    return Unknown(reason=reply.reason) if charged else reply  # what went before it was sent
+                charged = charged or request.charges
                 request = steps.send(reply)
         except StopIteration as finished:
             verdict: V = finished.value
@@ -80,7 +103,6 @@ class Conversations:
             steps.close()
 
     async def _send(self, request: Request, lease: Lease, deadline: float) -> Reply | NotNow | Unknown:
-        deadline = min(deadline if request.form is None else max(deadline, UPLOAD_S), lease.within)
         try:
             answer = await self._egress.send(
                 await self._outgoing(request),
@@ -105,6 +127,11 @@ class Conversations:
         boundary = secrets.token_hex(16)
         headers = {**headers, "Content-Type": f"multipart/form-data; boundary={boundary}"}
         return Outgoing(request.method, request.url, headers, await self._form_body(request.form, boundary))
+
+
+def _deadline(request: Request, charging_s: float, lease: Lease) -> float:
+    usual = charging_s if request.charges else READ_S
+    return min(usual if request.form is None else max(usual, UPLOAD_S), lease.within)
 
 
 def _reply(request: Request, answer: Answer) -> Reply | NotNow | Unknown:

@@ -89,10 +89,18 @@ class Credentials:
     # -- by API
 
     async def put(self, tenant: int, provider: str, secrets: CredentialSecrets) -> CredentialRow:
-        """Give the tenant a credential, or replace the one it was given. Ends a pause, too."""
+        """Give the tenant a credential, or replace the one it was given. Ends a pause, too.
+
+        What waits in the queue under the one from the settings goes on with this one: nothing of it was sent.
+        """
+        before = None
+        with contextlib.suppress(Invalid):
+            before = await self.credential(tenant, provider)
         sealed = self._sealed.seal_credential(secrets, tenant, provider, API)
         row = await self._store.put_credential(_opened(0, tenant, provider, API, secrets), sealed)
         self._take(row)
+        if before is not None and before.num != row.num:
+            await self._store.move_queued(before.num, row.num)
         return row
 
     async def drop(self, tenant: int, provider: str) -> None:

@@ -17,7 +17,7 @@ HEADERS_S, IDLE_S = 20.0, 60.0
 MEASURE_S = 60.0  # for reading through a thing to learn its length
 PEEK_BYTES = 256 * 1024  # of a range in a thing of unknown length: what ends within it is answered exactly
 LARGEST_BYTES = 16 * 1024**3
-MOST_STREAMS = 256  # at a time on this node
+MOST_STREAMS = 256  # at a time on this node, a quarter of them for one tenant
 KEPT_LENGTHS = 1024
 _SAID = ("etag", "last-modified", "content-encoding")  # the provider's own to say
 
@@ -57,21 +57,21 @@ class Flow:
 class Fetching:
     def __init__(self, egress: Egress, *, most: int = MOST_STREAMS):
         self._egress, self._most = egress, most
-        self._streams = 0
+        self._streams: dict[int, int] = {}  # under way, by tenant
         self._lengths: dict[str, int] = {}  # by URL, of what came without one; oldest first
 
-    async def open(self, request: Request, name: str, asked: Asked) -> Opened:
-        """What the provider gives, or a part of it. No redirect is followed. Raises `Gone`, `Unsatisfiable`,
-        `Unavailable`.
+    async def open(self, request: Request, name: str, asked: Asked, *, tenant: int) -> Opened:
+        """What the provider gives of `tenant`'s, or a part of it. No redirect is followed. Raises `Gone`,
+        `Unsatisfiable`, `Unavailable`.
         """
         wanted = None if asked.head else read_range(asked.range)
         try:
-            flow = await self._begin(request, wanted, asked.if_range)
+            flow = await self._begin(request, wanted, asked.if_range, tenant)
             try:
                 if asked.if_range is not None and flow.streamed.status == 200:
                     wanted = None  # the client's copy is another one: it gets all of this
                 if wanted is not None and self._must_be_measured(flow, wanted):
-                    flow = await self._measured(flow, request, wanted)
+                    flow = await self._measured(flow, request, wanted, tenant)
                 opened = await self._answer(flow, wanted, name)
             except BaseException:
                 await flow.aclose()
@@ -82,16 +82,17 @@ class Fetching:
             await flow.aclose()
         return opened
 
-    async def _begin(self, request: Request, wanted: Range | None, if_range: str | None) -> Flow:
-        if self._streams >= self._most:
-            raise not_now(f"{self._most} are being read at this moment")
+    async def _begin(self, request: Request, wanted: Range | None, if_range: str | None, tenant: int) -> Flow:
+        mine, all_of_them = self._streams.get(tenant, 0), sum(self._streams.values())
+        if mine >= max(1, self._most // 4) or all_of_them >= self._most:
+            raise not_now(f"{all_of_them} are being read at this moment, {mine} of them this tenant's")
         headers = dict(request.headers)
         if wanted is not None:
             headers |= {"Range": str(wanted)} | ({"If-Range": if_range} if if_range else {})
         outgoing = Outgoing(request.method, request.url, headers, request.body)
         stack = AsyncExitStack()
-        self._streams += 1
-        stack.callback(self._ended)
+        self._streams[tenant] = mine + 1
+        stack.callback(self._ended, tenant)
         try:
             streaming = self._egress.stream(
                 outgoing, deadline=HEADERS_S, idle=IDLE_S, max_bytes=LARGEST_BYTES, trusted=True
@@ -101,8 +102,10 @@ class Fetching:
             await stack.aclose()
             raise
 
-    def _ended(self) -> None:
-        self._streams -= 1
+    def _ended(self, tenant: int) -> None:
+        self._streams[tenant] -= 1
+        if not self._streams[tenant]:
+            del self._streams[tenant]
 
     # -- what it answered, and what the client gets of it
 
@@ -156,7 +159,7 @@ class Fetching:
 
     def _length(self, flow: Flow) -> int | None:
         said = flow.streamed.header.get("content-length", "")
-        return int(said) if said.isdigit() else self._lengths.get(flow.url)
+        return int(said) if said.isascii() and said.isdigit() else self._lengths.get(flow.url)
 
     async def _learning(self, flow: Flow, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for chunk in chunks:
@@ -172,7 +175,7 @@ class Fetching:
         unknown = flow.streamed.status == 200 and self._length(flow) is None
         return unknown and wanted.closed is None and not wanted.everything
 
-    async def _measured(self, flow: Flow, request: Request, wanted: Range) -> Flow:
+    async def _measured(self, flow: Flow, request: Request, wanted: Range, tenant: int) -> Flow:
         """Read it through once, then begin anew; what takes too long is sent whole, as HTTP allows."""
         try:
             async with asyncio.timeout(MEASURE_S):
@@ -182,7 +185,7 @@ class Fetching:
             pass
         finally:
             await flow.aclose()
-        return await self._begin(request, wanted, None)
+        return await self._begin(request, wanted, None, tenant)
 
 
 def not_now(reason: str) -> Unavailable:
@@ -194,7 +197,7 @@ def _refusal(streamed: Streamed) -> Refusal:
         return Gone("The provider does not have it any more.", code="result_expired", param="token")
     if streamed.status == 416:
         length = streamed.header.get("content-range", "").rpartition("/")[2]
-        return beyond(int(length) if length.isdigit() else None)
+        return beyond(int(length) if length.isascii() and length.isdigit() else None)
     return not_now(f"the provider answered {streamed.status}")
 
 

@@ -63,7 +63,8 @@ class Gates:
         """How many submits of a credential may start: what is free here, and what its gate lets through."""
 
         def through(num: int) -> int:
-            return max(0, min(free(num), self._through(num)))
+            most = self._through(num)
+            return max(0, min(free(num), most)) if most > 0 else 0  # what is free is counted where it is asked for
 
         return through
 
@@ -72,7 +73,8 @@ class Gates:
             return 0
         hold, most = self._holds.get(num), 1_000_000
         if hold is not None:
-            most = 0 if self._clock.monotonic() < hold.until else 1  # one asks for all, until it is let in
+            # One asks for all, until it is let in.
+            most = 0 if self._clock.monotonic() < hold.until else 1 - self._leaving[num]
         if (limit := self._limit(num)) is not None:
             # Not counted yet is full until the next step. One that has begun may count twice, rather than never.
             most = min(most, limit - self._running.setdefault(num, limit) - self._leaving[num])
@@ -80,37 +82,51 @@ class Gates:
             most = min(most, int(bucket.level()))
         return most
 
-    def started(self, num: int) -> None:
-        """One submit leaves: it counts from now on, before its row says so."""
+    def claimed(self, num: int) -> None:
+        """One queued submit leaves: it counts from now on, before its row says so, until it is `answered`."""
         self._leaving[num] += 1
+        self.started(num)
+
+    def started(self, num: int) -> None:
+        """One submit more of the credential's rate. A job that was born as one that runs needs no other count."""
         if (bucket := self._bucket(num)) is not None:
             bucket.take()
 
     def answered(self, num: int) -> None:
-        """It was, or it never left; its row says which."""
+        """What was claimed was answered, or it never left; its row says which."""
         self._leaving[num] -= 1
 
     def refused(self, num: int, fact: NotNow) -> None:
-        """The provider told the credential to wait: `fact.after_s`, or longer each time it does."""
-        before = self._holds.get(num)
-        pause = FIRST_HOLD_S if before is None else min(before.pause * 2, LONGEST_HOLD_S)
-        until = self._clock.monotonic() + max(fact.after_s or 0.0, pause)
+        """The provider told the credential to wait: `fact.after_s`, or longer each time one asks in vain.
+
+        Those that had left together are refused together, which is one time.
+        """
+        before, now = self._holds.get(num), self._clock.monotonic()
+        pause = FIRST_HOLD_S
+        if before is not None:
+            pause = before.pause if now < before.until else min(before.pause * 2, LONGEST_HOLD_S)
+        until = now + max(fact.after_s or 0.0, pause)
         self._holds[num] = _Hold(fact.reason, max(until, before.until if before else until), pause)
 
     def let_in(self, num: int) -> None:
-        """A submit was accepted: the way is open."""
-        self._holds.pop(num, None)
+        """A submit was accepted: the way is open. Where a hold still lasts it had left before, and says nothing."""
+        hold = self._holds.get(num)
+        if hold is not None and self._clock.monotonic() >= hold.until:
+            del self._holds[num]
 
     def reason(self, num: int) -> str | None:
         """Why what is queued behind this gate waits; None where it is open."""
         if num in self._paused:
             return f"credential_paused: {self._paused[num]}"
         hold = self._holds.get(num)
-        if hold is not None and self._clock.monotonic() < hold.until:
+        if hold is not None and (self._clock.monotonic() < hold.until or self._leaving[num] > 0):
             return hold.reason
         limit = self._limit(num)
         at_provider = self._running.get(num, 0) + self._leaving[num]
-        return "concurrency" if limit is not None and at_provider >= limit else None
+        if limit is not None and at_provider >= limit:
+            return "concurrency"
+        bucket = self._bucket(num)
+        return "rate" if bucket is not None and bucket.level() < 1 else None
 
     def _limit(self, num: int) -> int | None:
         given = self._given(num)

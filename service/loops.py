@@ -171,10 +171,10 @@ class Loops:
             ends, steps, idle = self._clock.monotonic() + budget, 0, False
             try:
                 while (left := ends - self._clock.monotonic()) > 0:
+                    busy = self._busy()  # what ends during the steps makes room that they have not seen
                     worked = [await stage.step(left) for stage in self._stages]
                     steps += sum(worked)
-                    busy = any(len(stage.flying) for stage in self._stages)
-                    if not any(worked) and not busy:
+                    if not any(worked) and not busy and not self._busy():
                         idle = left >= max(stage.needs_s for stage in self._stages)
                         break
                     if not any(worked):
@@ -183,6 +183,9 @@ class Loops:
                 for stage in self._stages:
                     await stage.flying.drain(max(0.0, ends + TICK_MARGIN_S - self._clock.monotonic()))
             return {"steps": steps, "finished": idle}
+
+    def _busy(self) -> bool:
+        return any(len(stage.flying) for stage in self._stages)
 
     async def _any_ended(self, seconds: float) -> None:
         busy = [asyncio.create_task(stage.flying.any_ended(seconds)) for stage in self._stages if len(stage.flying)]

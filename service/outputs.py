@@ -60,7 +60,7 @@ class Outputs:
             return _inline(output.url, name, asked)
         request = await self._request(job, place, output) if output.needs_key else None
         if isinstance(request, Request):
-            return await self._fetching.open(request, name, asked)
+            return await self._fetching.open(request, name, asked, tenant=job.tenant)
         return _moved(request or output.url)
 
     async def _named(self, token: str) -> tuple[Job, int]:

@@ -28,10 +28,13 @@ class Pausing:
         self._store, self._accounts, self._gates = store, accounts, gates
         self._hand_over, self._clock = hand_over, clock
 
-    async def pause(self, job: Job, error: JobError) -> None:
-        """Hold what is queued behind this job, which the provider refused for its credential, and announce it once."""
+    async def pause(self, job: Job, error: JobError, api_key: str | None = None) -> None:
+        """Hold what is queued behind this job, which the provider refused for its credential, and announce it once.
+
+        `api_key` is what it was sent with: where the credential was changed meanwhile, that is the one refused.
+        """
         credential = await self._accounts.credential_by_number(job.credential)
-        if credential is None:
+        if credential is None or api_key not in (None, credential.api_key):
             return
         data = {"provider": job.provider, "credential": credential.source, "reason": error.code, "job": job.id}
         data |= {"message": error.message}

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from service.accounts import Accounts
+from service.calling import Calling
 from service.clock import Clock
 from service.conversation import Conversations, Lease, account_call, call_for
 from service.errors import Invalid, Missing, Unavailable
@@ -55,11 +56,12 @@ class Reconciling:
         providers: Mapping[str, Provider],
         settings: Settings,
         clock: Clock,
+        calling: Calling,
         wake: Callable[[], None],
     ):
         self._store, self._transitions, self._conversations = store, transitions, conversations
         self._accounts, self._providers, self._settings = accounts, providers, settings
-        self._clock, self._wake = clock, wake
+        self._clock, self._calling, self._wake = clock, calling, wake
 
     async def run(self, tenant: int, name: str, since: int) -> Report:
         """Compare what the tenant's credential was charged for since then (milliseconds) with its jobs.
@@ -125,8 +127,8 @@ class Reconciling:
         adopted: list[Json] = []
         async for job in self._jobs(credential, since):
             found = carried.get(job.correlation, []) if not job.provider_job_ids else []
-            if found:
-                ids = tuple(row.provider_job_id for row in found)
+            if len({row.provider_job_id for row in found}) == 1:  # of several a person must say which is this one's
+                ids = (found[0].provider_job_id,)
                 adopted += await self._bind(job, Accepted(provider_job_ids=ids, cost=found[0].cost, note=FOUND))
         return adopted
 
@@ -152,7 +154,10 @@ class Reconciling:
         if job is None:
             return None
         options = self._settings.options_of(provider.name)
-        call = call_for(job, credential, json.loads(given or b"{}"), self._clock.now(), options=options, repeat=True)
+        operation = provider.operations[job.operation]  # by the URL that it was told, too, a submit can be found
+        told = None if job.detail.passthrough else self._calling.url_for(job, credential, operation)
+        more: Json = {"options": options, "callback_url": told, "repeat": True}
+        call = call_for(job, credential, json.loads(given or b"{}"), self._clock.now(), **more)
         verdict: Any = await self._conversations.hold(provider.lookup(call), self._lease())
         if isinstance(verdict, Candidates):
             taken = _by_id(await self._store.owners(credential.num, verdict.provider_job_ids))

@@ -28,6 +28,7 @@ MISSES_BEFORE_GONE = 8  # reads in a row that did not know the id: right after a
 MISSES_AFTER_CANCEL = 3  # reads in a row that did not know an id whose work we had canceled
 GONE_AFTER_MS = 10 * 60_000
 ANOTHER = "it names another job than this one's provider ids"
+DEADLINE_PASSED = JobError(code=ErrorCode.DEADLINE_EXCEEDED, message="The deadline passed.", retryable=True)
 
 
 class FollowRules(SubmitRules):
@@ -47,6 +48,8 @@ class FollowRules(SubmitRules):
             return Decision(verdict="ignored", reason=ANOTHER)
         opened, binds = with_part(job, arrival, fact, self.first_read(job, now), now)
         whole = combined(opened.detail.parts, fact)
+        if whole.status is JobStatus.CANCELED and _ended_by_deadline(job, now):
+            whole = replace(whole, status=JobStatus.FAILED, error=DEADLINE_PASSED)
         if whole.status in TERMINAL:
             return replace(finished(opened, whole, now), binds=binds, notes=(_heard(arrival, fact, now),))
         return replace(self.progress(job, opened, whole, arrival, now), binds=binds)
@@ -151,6 +154,8 @@ class FollowRules(SubmitRules):
         fact = arrival.fact
         assert isinstance(fact, CancelSent)  # noqa: S101 - the table
         note = Note(kind="update", at=now, data={"source": arrival.source, "cancel": "sent", "note": fact.told})
+        if job.terminal:  # its end was quicker than our reading of the answer
+            return Decision(verdict="ignored", reason="it is over already", notes=(note,))
         moved = replace(job, detail=replace(job.detail, cancel_sent_at=now))
         return Decision(verdict="applied", job=touched(moved, now), notes=(note,))
 
@@ -167,9 +172,8 @@ class FollowRules(SubmitRules):
         return Decision(verdict="applied", job=moved, notes=(note,))
 
     def expire(self, job: Job, arrival: Arrival, now: int) -> Decision:
-        error = JobError(code=ErrorCode.DEADLINE_EXCEEDED, message="The deadline passed.", retryable=True)
         outputs = tuple(output for update in succeeded(job.detail.parts) for output in update.outputs)
-        decision = failed(replace(job, detail=replace(job.detail, outputs=outputs)), error, now)
+        decision = failed(replace(job, detail=replace(job.detail, outputs=outputs)), DEADLINE_PASSED, now)
         if job.status is JobStatus.PROCESSING and decision.job is not None:  # paid for: it may still yield something
             still = replace(decision.job, work=Work.POLL, due_at=now + LATE_READ_MS)
             return replace(decision, job=still)
@@ -214,6 +218,12 @@ class FollowRules(SubmitRules):
         if over or now - (job.finished_at or now) > LATE_FOR_MS:
             return replace(was_read(job, now), work=None, due_at=None, version=job.version + 1)
         return replace(was_read(job, now), due_at=now + LATE_READ_MS, version=job.version + 1)
+
+
+def _ended_by_deadline(job: Job, now: int) -> bool:
+    """Whether it was our own deadline that had the provider cancel it."""
+    overdue = job.deadline_at is not None and now >= job.deadline_at
+    return overdue and job.detail.cancel_sent_at is not None and job.cancel_requested_at is None
 
 
 def was_read(job: Job, now: int) -> Job:

@@ -180,6 +180,8 @@ class SubmitRules:
         fact = arrival.fact
         assert isinstance(fact, Clash)  # noqa: S101 - the table
         reason = f"the provider's id {fact.provider_job_id} already belongs to {fact.other_job}"
+        if job.detail.claimed == fact.provider_job_id:  # read back, and not this job's
+            job = replace(unclaimed(job), work=None, due_at=None, lease=None)
         if job.status is JobStatus.UNKNOWN:  # said already
             return Decision(verdict="clash", job=touched(replace(job, reason=reason), now), reason=reason)
         return replace(given_up(job, reason, now, ()), verdict="clash", reason=reason)
@@ -209,8 +211,9 @@ class SubmitRules:
         span = job.deadline_at - job.created_at if job.deadline_at is not None else None
         moved = replace(
             job, status=JobStatus.QUEUED, reason=None, work=Work.SUBMIT, due_at=now, lease=None, submitted_at=None,
-            tries=0, correlation=fact.correlation or self._correlate(), detail=replace(job.detail, retries=0),
-            deadline_at=now + span if span is not None else None, cancel_requested_at=None,
+            tries=0, correlation=fact.correlation or self._correlate(), cancel_requested_at=None,
+            detail=replace(job.detail, retries=0, claimed=None),  # what was claimed is the earlier submit's
+            deadline_at=now + span if span is not None else None,
         )  # fmt: skip
         note = Note(kind="update", at=now, data={"source": arrival.source, "resolved": fact.action})
         return Decision(verdict="applied", job=touched(moved, now), notes=(note,))

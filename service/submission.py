@@ -7,6 +7,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 from service.account_facts import AccountFacts
@@ -14,7 +15,7 @@ from service.accounts import Accounts
 from service.calling import Calling
 from service.clock import Clock
 from service.conversation import LEASE_MS, SHORTEST_SUBMIT_S, Conversations, Lease, Stopped, call_for
-from service.errors import Refusal
+from service.errors import Refusal, StoreUnavailable
 from service.facts import (
     Accepted,
     Arrival,
@@ -37,7 +38,7 @@ from service.models import Credential, Job
 from service.pausing import Pausing
 from service.providers import Call, Operation, Provider, Request
 from service.settings import Settings
-from service.states import ErrorCode, Source, Work
+from service.states import ErrorCode, Json, Source, Work
 from service.stores import Store
 from service.transitions import Transitions
 
@@ -94,7 +95,8 @@ class Submission:
                 room = self._gates.room(room)
             claimed = await self._store.claim_jobs(work, room=room, lease_ms=LEASE_MS, limit=limit)
             for job, given in claimed:
-                lease = Lease(job.lease, ends, self._clock, within=budget)
+                renew = partial(self._store.renew_lease, job, LEASE_MS) if work is Work.SUBMIT else None
+                lease = Lease(job.lease, ends, self._clock, within=budget, renew=renew)
                 self.flying.start(job.credential, self._through_gate(job, work, send(job, given, lease)))
             worked = worked or bool(claimed)
         return worked
@@ -102,7 +104,7 @@ class Submission:
     def _through_gate(self, job: Job, work: Work, sending: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None]:
         """Counted from now on, not only when it gets its turn."""
         if work is Work.SUBMIT:
-            self._gates.started(job.credential)
+            self._gates.claimed(job.credential)
 
         async def counted() -> None:
             try:
@@ -160,14 +162,20 @@ class Submission:
         if call.repeat and not isinstance(verdict, Accepted | Done):
             # An error to a repeat is no refusal of the first POST.
             verdict = Unknown(reason=getattr(verdict, "reason", "the repeat was refused"))
-        await self._record(job, verdict, lease)
+        await self._record(job, verdict, lease, call.api_key)
 
     async def _call(self, job: Job, credential: Credential, given: bytes | None, *, repeat: bool = False) -> Call:
-        """Raises `Refusal` where the input names a file that is not to be had."""
-        operation, ours = self._operation(job), not job.detail.passthrough
+        """To submit by. Raises `Refusal` where the input names a file that is not to be had."""
         decoded = json.loads(given or b"{}")
         kept = job.detail.kept if repeat else None
-        uses = operation.files(decoded) if kept is None else []
+        uses = self._operation(job).files(decoded) if kept is None else []
+        files = await self._refs(job.tenant, uses, credential) if uses else {}
+        account = await self._account_facts.of(credential)
+        return self._asking(job, credential, decoded, files=files, account=account, repeat=repeat, kept=kept)
+
+    def _asking(self, job: Job, credential: Credential, decoded: Json, **more: Any) -> Call:
+        """To ask by: what became of a submit needs no file that may be gone by now."""
+        operation, ours = self._operation(job), not job.detail.passthrough
         return call_for(
             job,
             credential,
@@ -176,10 +184,7 @@ class Submission:
             callback_id=self._calling.id_for(credential, operation) if ours else None,
             callback_url=self._calling.url_for(job, credential, operation) if ours else None,
             options=self._settings.options_of(job.provider),
-            files=await self._refs(job.tenant, uses, credential) if uses else {},
-            account=await self._account_facts.of(credential),
-            repeat=repeat,
-            kept=kept,
+            **more,
         )
 
     def _operation(self, job: Job) -> Operation:
@@ -192,20 +197,34 @@ class Submission:
     # -- learning what became of a POST
 
     async def _settle(self, job: Job, given: bytes | None, lease: Lease) -> None:
+        """Whatever goes wrong with it is written down, so that the time which it may take comes to its end."""
+        try:
+            await self._learn(job, given, lease)
+        except StoreUnavailable:
+            raise
+        except Refusal as refused:
+            await self._record(job, Unknown(reason=refused.detail), lease)
+        except Exception as error:
+            log.exception("what became of %s could not be asked", job.id)
+            await self._record(job, Unknown(reason=f"it could not be looked up ({type(error).__name__})"), lease)
+
+    async def _learn(self, job: Job, given: bytes | None, lease: Lease) -> None:
         """By reading an id that somebody named, by repeating the POST under the same key, or by looking it up."""
         credential = await self._accounts.credential_by_number(job.credential)
         operation = self._operation(job)
         repeat_until = (job.submitted_at or 0) + int(operation.settle_s * 1000)
         if credential is None:
             await self._record(job, Unknown(reason="the credential is not configured on this node"), lease)
-        elif job.detail.claimed is not None:
-            await self._read_claimed(job, await self._call(job, credential, given, repeat=True), lease)
+            return
+        asking = self._asking(job, credential, json.loads(given or b"{}"), repeat=True)
+        if job.detail.claimed is not None:
+            await self._read_claimed(job, asking, lease)
         elif operation.settled_by == "person":
             await self._record(job, Unknown(reason="the provider's reply was never read"), lease)
         elif operation.settled_by == "same_key" and self._clock.now() < repeat_until and not job.detail.passthrough:
             await self._post(job, await self._call(job, credential, given, repeat=True), lease)
         else:
-            await self._look_up(job, await self._call(job, credential, given, repeat=True), lease)
+            await self._look_up(job, asking, lease)
 
     async def _look_up(self, job: Job, call: Call, lease: Lease) -> None:
         verdict: Any = await self._conversations.hold(self._providers[job.provider].lookup(call), lease)
@@ -236,7 +255,7 @@ class Submission:
         news = Arrival(job=job.num, provider_job_id=claimed, fact=verdict, source=Source.POLL)
         await until_kept(lambda: self._transitions.apply_one(news))
 
-    async def _record(self, job: Job, verdict: SubmitVerdict | Any, lease: Lease) -> None:
+    async def _record(self, job: Job, verdict: SubmitVerdict | Any, lease: Lease, api_key: str | None = None) -> None:
         # That the provider accepted is true whoever holds the lease now; anything else only its holder may say.
         token = None if isinstance(verdict, Accepted | Done) else lease.token
         arrival = Arrival(job=job.num, fact=verdict, source=Source.SUBMIT, lease=token)
@@ -246,4 +265,4 @@ class Submission:
         elif isinstance(verdict, NotNow) and verdict.whole:
             self._gates.refused(job.credential, verdict)
         elif isinstance(verdict, Refused) and verdict.pauses and applied.verdict == "applied":
-            await self._pausing.pause(job, verdict.error)
+            await self._pausing.pause(job, verdict.error, api_key)

@@ -80,7 +80,7 @@ TABLE: Mapping[type, Mapping[JobStatus, Rule]] = {
     Update:         _row(R.update_queued,  R.update,         R.update,         R.update,         R.update_late),
     Hint:           _row(ignore,           R.claim,          R.claim,          R.hint,           ignore),
     CancelAsked:    _row(R.cancel_queued,  R.ask_cancel,     R.ask_cancel,     R.ask_cancel,     ignore),
-    CancelSent:     _row(ignore,           ignore,           ignore,           R.cancel_sent,    ignore),
+    CancelSent:     _row(ignore,           ignore,           ignore,           R.cancel_sent,    R.cancel_sent),
     DeadlinePassed: _row(R.expire,         ignore,           ignore,           R.expire,         ignore),
     Resolve:        _row(ignore,           ignore,           R.resolve,        ignore,           ignore),
 }

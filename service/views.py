@@ -34,9 +34,9 @@ def parse_instant(text: str) -> int | None:
     """Milliseconds since 1970 from an RFC 3339 time with a zone; None where it is none."""
     try:
         at = datetime.fromisoformat(text)
-    except ValueError:
+        return None if at.tzinfo is None else int(at.astimezone(UTC).timestamp() * 1000)
+    except (ValueError, OverflowError):  # in UTC it may be in a year that there is not
         return None
-    return None if at.tzinfo is None else int(at.timestamp() * 1000)
 
 
 def output_view(output: Output, stable_url: str | None) -> Json:

@@ -100,7 +100,7 @@ class Parts:
             passthrough=self._passthrough(),
             files=self.files,
             outputs=self._outputs(),
-            reconciling=Reconciling(**self.looping, wake=self.polling.wake.set),
+            reconciling=Reconciling(**self.looping, calling=self.calling, wake=self.polling.wake.set),
             link=stable_links(self.vault, self.settings.public_url),
             delivery=self.delivery,
             waiting=self.waiting,

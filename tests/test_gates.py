@@ -6,6 +6,7 @@ import pytest
 
 from service.facts import NotNow
 from service.gates import FIRST_HOLD_S, LONGEST_HOLD_S, Gates
+from service.loops import InFlight
 from service.models import Credential
 from service.settings import ProviderSettings
 from tests.stores.world import World, opened
@@ -72,9 +73,9 @@ async def test_as_many_run_as_the_setting_allows(tmp_path: Path) -> None:
         assert gates.room(free)(1) == 0, "nothing starts before it was counted"
         await gates.refresh(now=True)
         assert gates.room(free)(1) == 2
-        gates.started(1)
+        gates.claimed(1)
         assert gates.room(free)(1) == 1
-        gates.started(1)
+        gates.claimed(1)
         assert (gates.room(free)(1), gates.reason(1)) == (0, "concurrency")
         gates.answered(1)
         gates.answered(1)
@@ -86,8 +87,51 @@ async def test_a_rate_is_kept(tmp_path: Path) -> None:
     async with opened("sqlite", tmp_path) as world:
         gates = some_gates(world, rate=2.0)
         assert gates.room(free)(1) == 2
-        gates.started(1)
-        gates.started(1)
-        assert gates.room(free)(1) == 0
+        gates.claimed(1)
+        gates.claimed(1)
+        assert (gates.room(free)(1), gates.reason(1)) == (0, "rate")
         world.clock.forward(0.5)
         assert gates.room(free)(1) == 1
+
+
+async def test_one_asks_for_all_while_a_hold_is_tried(tmp_path: Path) -> None:
+    async with opened("sqlite", tmp_path) as world:
+        gates = some_gates(world)
+        gates.refused(1, NotNow(reason="capacity", whole=True))
+        world.clock.forward(FIRST_HOLD_S)
+        gates.claimed(1)
+        assert (gates.room(free)(1), gates.reason(1)) == (0, "capacity"), "the one that asks has no answer yet"
+        gates.answered(1)
+        assert gates.room(free)(1) == 1
+
+
+async def test_submits_that_had_left_together_are_refused_once_and_open_nothing(tmp_path: Path) -> None:
+    async with opened("sqlite", tmp_path) as world:
+        gates = some_gates(world)
+        for _ in range(16):
+            gates.refused(1, NotNow(reason="capacity", whole=True))
+        gates.let_in(1)
+        assert gates.room(free)(1) == 0
+        world.clock.forward(FIRST_HOLD_S)
+        assert gates.room(free)(1) == 1
+
+
+async def test_what_goes_through_unqueued_takes_from_the_rate_and_closes_no_gate(tmp_path: Path) -> None:
+    async with opened("sqlite", tmp_path) as world:
+        gates = some_gates(world, concurrency=2, rate=2.0)
+        gates.room(free)(1)
+        await gates.refresh(now=True)
+        gates.started(1)  # its row is there already, and is counted
+        assert gates.room(free)(1) == 1, "of the rate"
+        world.clock.forward(10)
+        assert gates.room(free)(1) == 2, "nothing more will be heard of it"
+
+
+async def test_paused_credentials_take_no_room_from_others_of_their_provider(tmp_path: Path) -> None:
+    async with opened("sqlite", tmp_path) as world:
+        gates = some_gates(world)
+        flying = InFlight(per_key=16, total=32, group_of=lambda num: "peakmv")
+        for num in (1, 2):
+            gates.refused(num, NotNow(reason="capacity", whole=True))
+        room = gates.room(flying.rooms())
+        assert [room(num) for num in (1, 2, 3)] == [0, 0, 16]

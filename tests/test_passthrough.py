@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service import providers
-from service.errors import Invalid
+from service.errors import Invalid, TooLarge, TooMany
+from service.framing import StreamBody
+from service.passthrough.bodies import Asked, Spools
 from service.passthrough.recognising import recognised
 from service.passthrough.relaying import Rewriting, folded, safe_path, safe_query, to_caller, to_provider
 from service.providers import Operation, Provider, Recognised
@@ -76,6 +79,7 @@ def test_whatever_is_sent_is_refused_or_a_path_of_visible_ascii_that_climbs_nowh
     [
         ("/API/Keys", "/api/keys"), ("/api/keys/", "/api/keys"), ("//api//keys", "/api/keys"),
         ("/api%2Fkeys", "/api/keys"), ("/api/keys;a=b", "/api/keys"), ("/api/keys%20", "/api/keys"), ("/", "/"),
+        ("/api/keys%3Fa=b", "/api/keys"), ("/api/keys%23a", "/api/keys"), ("/api/keys./%3F", "/api/keys"),
     ],
 )  # fmt: skip
 def test_a_folded_path_is_the_one_that_the_most_lenient_server_would_take_it_for(path: str, plain: str) -> None:
@@ -95,6 +99,7 @@ SENT = {
     "connection": "keep-alive, X-Hop", "x-hop": "1", "transfer-encoding": "chunked", "content-length": "3",
     "expect": "100-continue", "x-http-method-override": "DELETE", "x-original-url": "/api/keys", "te": "trailers",
     "x-copy": "is cs_sk_caller here", "proxy-authorization": "Basic x", "via": "1.1 a", "upgrade": "h2c",
+    "x_http_method_override": "DELETE", "x_forwarded_for": "10.0.0.1", "transfer_encoding": "chunked", "api_key": "own",
 }  # fmt: skip
 KEPT = {
     "content-type": "application/json", "accept": "*/*", "user-agent": "mine/1", "prefer": "wait=5",
@@ -110,8 +115,10 @@ KEPT = {
 def test_the_callers_key_is_swapped_for_the_credential_and_nothing_of_ours_goes_along(
     key_header: tuple[str, str], shown: str
 ) -> None:
-    sent = to_provider({**SENT, **KEPT}, key_header=key_header, api_key="theirs", secret="cs_sk_caller")
-    assert sent == {**KEPT, key_header[0]: shown}
+    given = {**SENT, key_header[0].lower().replace("-", "_"): "as a server of another kind would read it", **KEPT}
+    sent = to_provider(given, key_header=key_header, api_key="theirs", secret="cs_sk_caller")
+    assert {name: value for name, value in sent.items() if name != "api_key"} == {**KEPT, key_header[0]: shown}
+    assert "api_key" not in sent or key_header[0] != "API-KEY"
 
 
 def test_a_header_in_utf_8_keeps_its_bytes() -> None:
@@ -326,3 +333,39 @@ def test_every_operation_is_known_for_a_submit_before_its_body_is_read(name: str
     """A form's body is never read, and how much of any other may come is the operation's to say."""
     path = re.sub(r"{\w+}", "some/thing" if name in ("fal", "replicate") else "some", operation.path)
     assert recognised(providers.load(name), operation.method, safe_path(path), "", b"").kind == "submit"
+
+
+# -- bodies that are kept aside
+
+
+def without_length(size: int) -> Asked:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(size // 1000):
+            yield b"x" * 1000
+
+    async def whole(most: int) -> bytes:
+        raise AssertionError(most)
+
+    chunked = {"transfer-encoding": "chunked"}
+    return Asked(
+        provider="p", method="POST", path="/", query="", headers=chunked, secret="s", whole=whole, pieces=pieces
+    )
+
+
+@pytest.mark.anyio
+async def test_what_is_kept_aside_has_a_ceiling_for_all_together() -> None:
+    spools = Spools(most=10_000)
+    async with AsyncExitStack() as first:
+        assert (await spools.keep(without_length(7_000), first, 8_000)).length == 7_000  # type: ignore[union-attr]
+        async with AsyncExitStack() as second:
+            with pytest.raises(TooMany) as refused:
+                await spools.keep(without_length(4_000), second, 8_000)
+            assert refused.value.retry_after
+        async with AsyncExitStack() as third:
+            assert (await spools.keep(without_length(3_000), third, 8_000)).length == 3_000  # type: ignore[union-attr]
+        with pytest.raises(TooLarge):
+            await spools.keep(without_length(3_000), first, 2_000)
+    async with AsyncExitStack() as last:
+        body = await spools.keep(without_length(10_000), last, 10_000)
+        assert isinstance(body, StreamBody) and b"".join([piece async for piece in body.chunks()]) == b"x" * 10_000
+        assert await spools.keep(without_length(0), last, 10_000) == b""

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.anyio
 
 ROBOT = {"provider": "progressiverobot", "operation": "generate", "input": {"prompt": "a kite", "model": "wan-t2v"}}
 REPLICATE = {"provider": "replicate", "operation": "model_prediction", "input": {"model": "a/b", "input": {"x": 1}}}
+VIDEO = {"provider": "aimlapi", "operation": "video", "input": {"model": "pixverse/v5/text-to-video", "prompt": "a"}}
 PROVIDERS = ("pixverse", "progressiverobot", "replicate")
 
 
@@ -158,6 +159,23 @@ async def test_many_dropped_replies_are_adopted_each_by_its_own_row(world: World
         assert ledger[named] == job["input"]["prompt"]
 
 
+async def test_of_several_rows_under_one_correlation_none_is_adopted(world: World) -> None:
+    """Who sends through the provider's own API chooses the request id, and may choose the same again and again."""
+    await world.control("POST", "aimlapi", "reset")
+    await world.control("PUT", "aimlapi", "faults", **QUICK, drop_reply_after_accept=1)
+    job = await world.submitted(VIDEO)
+    assert job["status"] == "submitting", "the reply was not dropped"
+    await world.control("PUT", "aimlapi", "faults", **QUICK)
+    headers = {"Authorization": "Bearer sandbox", "X-Client-Request-Id": (await world.stored(job)).correlation}
+    again = await world._sandbox.post("/aimlapi/v2/video/generations", json=VIDEO["input"], headers=headers)
+    assert again.status_code < 300 and len(await world.ledger("aimlapi")) == 2
+    await asyncio.sleep(0.3)  # both have ended, and are in the logs
+    report = await world.reconcile("aimlapi")
+    assert (report["read"], report["adopted"]) == (2, [])
+    assert len(report["charges_without_job"]) == 2
+    assert (await world.read(job))["provider_job_ids"] == []
+
+
 async def test_row_without_a_correlation_is_adopted_by_what_tells_it_from_others(world: World) -> None:
     """Progressive Robot lists no request ids: its own look-up compares model, prompt and the seed that we drew."""
     job = await world.unknown(ROBOT)
@@ -166,6 +184,15 @@ async def test_row_without_a_correlation_is_adopted_by_what_tells_it_from_others
     assert report["charges_without_job"] == []
     assert (await world.ended(job["id"]))["status"] == "succeeded"
     assert len(await world.ledger("progressiverobot")) == 1
+
+
+async def test_row_is_adopted_by_the_callback_url_that_its_submit_was_told(world: World) -> None:
+    """Replicate's list has no request ids either, and names the URL that it calls."""
+    job = await world.unknown(REPLICATE)
+    report = await world.reconcile("replicate")
+    assert [row["job"] for row in report["adopted"]] == [job["id"]]
+    assert report["charges_without_job"] == []
+    assert len(await world.ledger("replicate")) == 1
 
 
 async def test_job_that_a_person_gave_up_is_followed_for_what_it_was_charged(world: World) -> None:

@@ -522,6 +522,21 @@ def test_a_person_has_it_sent_again_as_a_new_intent():
     assert (job.work, job.due_at, job.cancel_requested_at) == (Work.SUBMIT, NOW + 5, None)
 
 
+def test_what_was_claimed_for_a_submit_is_not_claimed_for_the_one_that_follows_it():
+    unknown = a_job("unknown", detail=Detail(claimed="p9"), work=Work.SETTLE, due_at=NOW)
+    assert after(unknown, Resolve(action="resubmit")).detail.claimed is None
+
+
+@pytest.mark.parametrize("status", ["submitting", "unknown"])
+def test_a_claimed_id_that_is_another_jobs_is_read_no_more(status):
+    claimed = a_job(status, detail=Detail(claimed="p9"), work=Work.SETTLE, due_at=NOW, lease=7)
+    job = after(claimed, Clash(provider_job_id="p9", other_job="job_02"))
+    assert (job.status, job.work, job.due_at, job.lease) == ("unknown", None, None, None)
+    assert job.detail.claimed is None
+    still = after(claimed, Clash(provider_job_id="p1", other_job="job_02"))  # by a person who mistook it
+    assert (still.work, still.detail.claimed) == (Work.SETTLE, "p9")
+
+
 def test_a_resubmit_without_a_correlation_still_is_a_new_intent():
     """Else the second job.unknown would carry the first one's mark."""
     assert decide(a_job("unknown"), Resolve(action="resubmit")).job.correlation == "intent-1"
@@ -719,6 +734,18 @@ def test_a_queued_job_past_its_deadline_fails_and_is_done_with():
 
 def expired(now: int = NOW, **changes) -> Job:
     return decide(a_job("processing", **changes), DeadlinePassed(), Source.CLOCK, now=now).job
+
+
+@pytest.mark.parametrize("fact", [an_update("canceled"), NotFound(reason="gone")])
+def test_what_the_deadline_canceled_failed_by_the_deadline(fact):
+    late = a_job("processing", deadline_at=NOW, detail=Detail(retries=2))
+    decision = decide(after(late, CancelSent()), fact)
+    assert outcome(late, decision) == FAILS
+    assert decision.job.detail.error.code is ErrorCode.DEADLINE_EXCEEDED
+    asked = after(late, CancelAsked(supported=True), CancelSent())
+    assert outcome(asked, decide(asked, fact)) == STOPS
+    early = after(replace(late, deadline_at=NOW + 1), fact)  # nobody here asked for it
+    assert early.detail.error is None or early.detail.error.code is ErrorCode.CANCELED
 
 
 def test_a_paid_job_past_its_deadline_fails_and_is_still_read_rarely():

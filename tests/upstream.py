@@ -100,6 +100,12 @@ class Answers(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def _unchanged(self, _: Any) -> None:
+        self.send_response_only(304)
+        self.send_header("Content-Length", "4711")
+        self.send_header("ETag", '"1"')
+        self.end_headers()
+
     def _marked(self, _: Any) -> None:
         own = (("Set-Cookie", "session=theirs"), ("X-Own", "gr\u00fcn"), ("Server", "theirs"), ("ETag", '"1"'))
         told = (("X-Echo", self.headers.get("Authorization", "")), ("X-Accel-Redirect", "/etc/passwd"))
@@ -126,6 +132,10 @@ class Answers(BaseHTTPRequestHandler):
     def _long(self, _: Any) -> None:
         """JSON beyond what is read."""
         self._json({"status_url": f"{self.host.url}/echo", "filler": "x" * (5 * 1024 * 1024)})
+
+    def _wide(self, _: Any) -> None:
+        """JSON that is read, and that no socket holds."""
+        self._json({"status_url": f"{self.host.url}/echo", "filler": "x" * (4 * 1024 * 1024 - 200)})
 
     def _coded(self, _: Any) -> None:
         body = b"\x1f\x8bnot really gzip"

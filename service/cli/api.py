@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from service.cli.environment import is_here, read_settings
-from service.cli.failing import Failed
+from service.cli.failing import Failed, Refused
 from service.cli.printing import Printer
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 TIMEOUT_S = 30.0
 PAGE = 100  # the most that the API gives at once
 PAUSES_S = (0.3, 1.0, 2.0)  # before a request that may safely be repeated is repeated
+_ASTRAY = re.compile(r"[?#\\\x00-\x20\x7f]|/\.{0,2}(?=/|$)")  # an argument that would lead to another path
 
 
 class NotReached(Failed):
@@ -83,6 +85,8 @@ class Api:
     def _send(self, method: str, path: str, more: Json) -> "httpx2.Response":
         import httpx2
 
+        if _ASTRAY.search(path):
+            raise Refused(f"{path!r} is no path here: give an id or a name as it was shown, and nothing else")
         try:
             return self._http.request(method, path, **more)
         except httpx2.ConnectError:

@@ -17,7 +17,7 @@ def command() -> None:
 
     \b
     callsheet budgets set pixverse 5000 --tenant acme    credits a month
-    callsheet budgets set aimlapi 25.50 --total --unit usd
+    callsheet budgets set aimlapi 5000000 --total
     callsheet budgets list --tenant acme                 what is left
     """
 

@@ -42,7 +42,10 @@ class Since(click.ParamType[str]):
         if match is None or not match[2]:
             return str(value)
         ago = timedelta(seconds=float(match[1]) * SECONDS[match[2]])
-        return (datetime.now(UTC) - ago).isoformat().replace("+00:00", "Z")
+        try:
+            return (datetime.now(UTC) - ago).isoformat().replace("+00:00", "Z")
+        except OverflowError:
+            self.fail(f"{value!r} ago is before the year 1: give less", param, ctx)
 
 
 class Pair(click.ParamType[tuple[str, str]]):

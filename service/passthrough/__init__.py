@@ -28,11 +28,11 @@ from service.errors import (
 )
 from service.facts import Arrival, Hint, Update
 from service.framing import Outgoing, StreamBody
-from service.passthrough.bodies import Asked, Feeding, Relayed, joined, spooled, up_to
+from service.passthrough.bodies import PIECE_BYTES, Asked, Feeding, Relayed, Spools, joined, sliced, up_to
 from service.passthrough.intents import Intent, intended
 from service.passthrough.jobs import IDLE_S, PassthroughJobs
 from service.passthrough.recognising import Aim, headers_for, recognised
-from service.passthrough.relaying import Rewriting, safe_path, safe_query, to_caller
+from service.passthrough.relaying import Rewriting, safe_path, safe_query, tells, to_caller
 from service.providers import Provider, Recognised, Reply
 from service.settings import Settings
 from service.states import Source
@@ -68,7 +68,7 @@ class Passthrough:
         self._store, self._transitions, self._jobs, self._egress = store, transitions, jobs, egress
         self._accounts, self._providers, self._settings, self._clock = accounts, providers, settings, clock
         self._calls: dict[int, int] = {}  # under way, by tenant
-        self._held = 0
+        self._held, self._spools = 0, Spools()
         self._submits: set[asyncio.Task[Relayed]] = set()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -103,11 +103,12 @@ class Passthrough:
             known = ", ".join(sorted(self._providers))
             raise Missing(f"There is no provider {asked.provider[:64]!r}; there are: {known}.", param="provider")
         path, query = safe_path(asked.path), safe_query(asked.query)
-        if asked.secret in path + query:
+        if tells(f"{path}?{query}", asked.secret):
             raise Invalid("The key stands in the URL, where it is not swapped: send it in its header.", param="path")
         seen = recognised(provider, asked.method, path, query, b"")
         if seen.kind == "account" and ACCOUNT_SCOPE not in who.scopes:
-            raise Forbidden(f"This call is about the account: the key lacks the scope `{ACCOUNT_SCOPE}`.")
+            text = f"This call is about the account: make a key with the scope `{ACCOUNT_SCOPE}` for it."
+            raise Forbidden(text)
         credential = await self._accounts.credential(who.tenant, provider.name)
         return Aim(provider=provider, credential=credential, path=path, query=query, seen=seen, tenant=who.tenant)
 
@@ -137,7 +138,7 @@ class Passthrough:
     # -- requests that make no job
 
     async def _send(self, aim: Aim, asked: Asked, stack: AsyncExitStack) -> Streamed:
-        feeding = Feeding(asked)
+        feeding = Feeding(asked, self._spools)
         body = await feeding.body(stack, LARGEST_BODY)
         outgoing = Outgoing(asked.method, aim.url, headers_for(aim, asked), body)
         streaming = self._egress.stream(
@@ -167,20 +168,27 @@ class Passthrough:
             return self._streaming(aim, streamed, joined(head, pieces), stack.pop_all())
         if aim.seen.kind == "status":
             await self._feed(aim, Reply(status=streamed.status, headers=streamed.header, body=head))
-        return self._whole(aim, streamed, head)
+        return self._whole(aim, streamed, head, stack)
 
     # -- replies
 
-    def _whole(self, aim: Aim, streamed: Streamed, body: bytes, **more: str) -> Relayed:
+    def _whole(self, aim: Aim, streamed: Streamed, body: bytes, stack: AsyncExitStack, **more: str) -> Relayed:
+        """A large one is under way until it is taken: clients that do not read must not fill the memory."""
         if _is_json(streamed) and len(body) <= JSON_BYTES:
             body = self._rewriting(aim).json(body, aim.provider.url_fields)
-        return Relayed(streamed.status, {**self._returned(aim, streamed), **more}, whole=body)
+        headers = {**self._returned(aim, streamed), **more}
+        if len(body) <= PIECE_BYTES:
+            return Relayed(streamed.status, headers, whole=body)
+        headers["content-length"] = str(len(body))
+        return Relayed(streamed.status, headers, rest=sliced(body), close=stack.pop_all().aclose)
 
     def _streaming(
         self, aim: Aim, streamed: Streamed, pieces: AsyncIterator[bytes], stack: AsyncExitStack, **more: str
     ) -> Relayed:
         headers = {**self._returned(aim, streamed), **more}
-        if "content-length" in streamed.header and "transfer-encoding" not in streamed.header:
+        # That of a 304 is the length of what it does not send (RFC 9110 section 8.6).
+        sized = streamed.status != 304 and "transfer-encoding" not in streamed.header
+        if sized and "content-length" in streamed.header:
             headers["content-length"] = streamed.header["content-length"]
         return Relayed(streamed.status, headers, rest=pieces, close=stack.aclose)
 
@@ -249,7 +257,7 @@ class Passthrough:
         operation = aim.provider.operations[aim.seen.operation]
         if asked.is_form:  # as large as a file of ours may be; its fields are not read
             most = max(self._settings.max_file_bytes, operation.max_body)
-            return await spooled(asked, stack, most), aim.seen
+            return await self._spools.keep(asked, stack, most), aim.seen
         expected = operation.max_body if asked.length is None else asked.length
         if expected > SMALL_BODY:
             stack.enter_context(self._holding(min(expected, operation.max_body)))
@@ -262,7 +270,7 @@ class Passthrough:
             done = await self._jobs.carry_out(intent, outgoing, stack)
             named = {"callsheet-job-id": done.job.id}
             if done.whole:
-                return self._whole(aim, done.streamed, done.head, **named)
+                return self._whole(aim, done.streamed, done.head, stack, **named)
             return self._streaming(aim, done.streamed, joined(done.head, done.rest), stack.pop_all(), **named)
 
     def _let_go(self, task: asyncio.Task[Relayed]) -> None:
@@ -281,7 +289,8 @@ def _is_json(streamed: Streamed) -> bool:
 
 def _not_relayed(provider: Provider, error: NotSent | Lost) -> Refusal:
     if isinstance(error, EgressDenied):
-        return Invalid(f"This request cannot be sent: {error}.", code="not_forwarded")
+        text = f"This request cannot be sent on, by its URL or a header: {str(error).rstrip('.')}."
+        return Invalid(text, code="not_forwarded")
     if isinstance(error, NotSent):
         return Unavailable(f"{provider.title} cannot be reached now ({error.kind}).", code="provider_unavailable")
     return NoReply(f"{provider.title} got the request, and its reply was lost ({error.kind}).")

@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import IO
 
-from service.errors import Refusal, TooLarge
+from service.errors import Refusal, TooLarge, TooMany
 from service.framing import StreamBody
 from service.states import Record
 
 SPOOL_MEMORY = 1024 * 1024  # of a body without a length; the rest of it is on disk
 PIECE_BYTES = 256 * 1024
+MOST_SPOOLED = 4 * 1024**3  # bytes of bodies kept aside, on this node
+DIGITS = 18  # of a length, so many that it is too large in any case
 
 
 class Asked(Record, frozen=True, kw_only=True):
@@ -32,7 +34,8 @@ class Asked(Record, frozen=True, kw_only=True):
         if "transfer-encoding" in self.headers:
             return None
         declared = self.headers.get("content-length", "0")
-        return int(declared) if declared.isascii() and declared.isdigit() else 0
+        digits = declared.lstrip("0")[:DIGITS] or "0"
+        return int(digits) if declared.isascii() and declared.isdigit() else 0
 
     @property
     def is_form(self) -> bool:
@@ -40,19 +43,45 @@ class Asked(Record, frozen=True, kw_only=True):
         return self.headers.get("content-type", "").lower().startswith("multipart/")
 
 
-class Spool:
-    """A body kept aside until its length is known: in memory while it is small, then in a file without a name."""
+class Spools:
+    """Bodies kept aside until their lengths are known; all of them together have at most `most` bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_SPOOLED):
+        self._left = most
+
+    async def keep(self, asked: Asked, stack: AsyncExitStack, most: int) -> bytes | StreamBody:
+        """The whole body, until the stack closes. Raises `TooLarge` beyond `most` bytes, `TooMany` where there is no
+        room, and what reading it raises.
+        """
+        spool = Spool(self._take)
+        stack.callback(self._give_back, spool)
+        body = await spool.fill(asked.pieces(), most)
+        return body if body.length else b""
+
+    def _take(self, size: int) -> None:
+        if size > self._left:
+            raise TooMany("Too many large bodies are under way: try again in a moment.", retry_after=5)
+        self._left -= size
+
+    def _give_back(self, spool: "Spool") -> None:
+        self._left += spool.length
+        spool.close()
+
+
+class Spool:
+    """A body kept aside: in memory while it is small, then in a file without a name. `take` may refuse its bytes."""
+
+    def __init__(self, take: Callable[[int], None]) -> None:
         self._file: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL_MEMORY)
-        self.length = 0
+        self._take, self.length = take, 0
 
     async def fill(self, pieces: AsyncIterator[bytes], most: int) -> StreamBody:
-        """Read it all. Raises `TooLarge` beyond `most` bytes, and what reading it raises."""
+        """Read it all. Raises `TooLarge` beyond `most` bytes, and what `take` and reading it raise."""
         async for piece in pieces:
-            self.length += len(piece)
-            if self.length > most:
+            if self.length + len(piece) > most:
                 raise too_large(most)
+            self._take(len(piece))
+            self.length += len(piece)
             await asyncio.to_thread(self._file.write, piece)
         return StreamBody(self.length, self.pieces)
 
@@ -102,6 +131,12 @@ async def up_to(pieces: AsyncIterator[bytes], most: int) -> tuple[bytes, bool]:
     return bytes(head), True
 
 
+async def sliced(whole: bytes) -> AsyncIterator[bytes]:
+    """In pieces that a client takes one by one."""
+    for start in range(0, len(whole), PIECE_BYTES):
+        yield whole[start : start + PIECE_BYTES]
+
+
 async def joined(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """What was read ahead, then the rest."""
     yield head
@@ -112,14 +147,14 @@ async def joined(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes
 class Feeding:
     """A caller's body on its way out: streamed where its length is known, spooled where it is not."""
 
-    def __init__(self, asked: Asked):
-        self._asked, self._answered = asked, False
+    def __init__(self, asked: Asked, spools: Spools):
+        self._asked, self._spools, self._answered = asked, spools, False
         self.failed: Refusal | None = None
 
     async def body(self, stack: AsyncExitStack, most: int) -> bytes | StreamBody:
         length = self._asked.length
         if length is None:
-            return await spooled(self._asked, stack, most)
+            return await self._spools.keep(self._asked, stack, most)
         if length > most:
             raise too_large(most)
         return StreamBody(length, self._pieces) if length else b""
@@ -137,13 +172,6 @@ class Feeding:
 
     def answered(self) -> None:
         self._answered = True
-
-
-async def spooled(asked: Asked, stack: AsyncExitStack, most: int) -> bytes | StreamBody:
-    spool = Spool()
-    stack.callback(spool.close)
-    body = await spool.fill(asked.pieces(), most)
-    return body if body.length else b""
 
 
 def too_large(most: int) -> TooLarge:

@@ -41,10 +41,10 @@ class Intent(Record, frozen=True, kw_only=True):
 def intended(aim: Aim, asked: Asked, seen: Recognised, body: bytes | StreamBody) -> tuple[Intent, Outgoing]:
     """The intent, and the request as it leaves: with a correlation, the caller's or ours."""
     operation, header = aim.provider.operations[seen.operation], aim.provider.correlation_header
-    chosen = seen.correlation or asked.headers.get((header or "").lower(), "")
+    headers = headers_for(aim, asked)
+    chosen = seen.correlation or headers.get((header or "").lower(), "")  # of what leaves: not all that came does
     own = bool(_CORRELATION.fullmatch(chosen))
     correlation = chosen if own else new_correlation()
-    headers = headers_for(aim, asked)
     if header is not None and not own:
         headers = {name: value for name, value in headers.items() if name != header.lower()} | {header: correlation}
     given, traceparent = seen.input or {}, asked.headers.get("traceparent", "")

@@ -87,7 +87,7 @@ class PassthroughJobs:
                 await self._not_read(job, lease, error, repeats=repeats)
                 raise _refusal(intent.provider, job, error) from None
             verdict = await self._verdict(steps if asked else None, forwarded, lease)
-            await self._record(intent.provider, job, verdict, lease, repeats=repeats)
+            await self._record(intent, job, verdict, lease, repeats=repeats)
             return forwarded
         finally:
             steps.close()
@@ -190,9 +190,7 @@ class PassthroughJobs:
         else:
             await self._apply(job, Unknown(reason=f"no reply: {error.kind}"), lease)
 
-    async def _record(
-        self, provider: Provider, job: Job, verdict: SubmitVerdict, lease: Lease, *, repeats: bool
-    ) -> None:
+    async def _record(self, intent: Intent, job: Job, verdict: SubmitVerdict, lease: Lease, *, repeats: bool) -> None:
         """Durable when it returns. An error to a repeat says nothing about the first."""
         if isinstance(verdict, Accepted | Done):
             self._gates.let_in(job.credential)
@@ -200,10 +198,10 @@ class PassthroughJobs:
             self._gates.refused(job.credential, verdict)
         if repeats and not isinstance(verdict, Accepted | Done):
             return
-        fact = _ended(provider, verdict) if isinstance(verdict, NotNow) else verdict
+        fact = _ended(intent.provider, verdict) if isinstance(verdict, NotNow) else verdict
         applied = await self._apply(job, fact, lease)
         if isinstance(fact, Refused) and fact.pauses and applied:
-            await self._pausing.pause(job, fact.error)
+            await self._pausing.pause(job, fact.error, intent.credential.api_key)
 
     async def _apply(self, job: Job, fact: SubmitVerdict, lease: Lease) -> bool:
         # That the provider accepted is true whoever holds the lease now; anything else only its holder may say.
@@ -262,7 +260,8 @@ def _refusal(provider: Provider, job: Job, error: NotSent | Lost) -> Refusal:
 
 def _told(provider: Provider, job: Job, error: NotSent | Lost) -> Refusal:
     if isinstance(error, EgressDenied):
-        return Invalid(f"This request cannot be sent: {error}.", code="not_forwarded")
+        text = f"This request cannot be sent on, by its URL or a header: {str(error).rstrip('.')}."
+        return Invalid(text, code="not_forwarded")
     if isinstance(error, NotSent):
         text = f"{provider.title} cannot be reached now ({error.kind}): nothing was sent, and {job.id} has failed."
         return Unavailable(text, code="provider_unavailable")

@@ -78,9 +78,21 @@ def safe_query(sent: str) -> str:
     return _NOT_IN_QUERY.sub(lambda found: f"%{ord(found[0]):02X}", sent)
 
 
+def tells(url: str, secret: str) -> bool:
+    """Whether the secret stands in a URL, as it is or encoded."""
+    for _ in range(DECODED_TIMES):
+        if secret in url:
+            return True
+        url = unquote(url, "latin-1")
+    return secret in url
+
+
 def folded(path: str) -> str:
-    """The path as the most lenient server would read it: no case, no encoding, no empty or decorated parts."""
-    parts = (part.partition(";")[0].strip() for part in _decoded(path).lower().split("/"))
+    """The path as the most lenient server would read it: no case, no encoding, no empty or decorated parts, and no
+    query that was encoded into it.
+    """
+    plain = re.split(r"[?#]", _decoded(path).lower(), maxsplit=1)[0]
+    parts = (part.partition(";")[0].strip(" .") for part in plain.split("/"))
     return "/" + "/".join(part for part in parts if part)
 
 
@@ -106,7 +118,11 @@ def _connection(given: Mapping[str, str]) -> frozenset[str]:
 
 
 def _passing(given: Mapping[str, str], dropped: frozenset[str], prefixes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    return ((name, value) for name, value in given.items() if name not in dropped and not name.startswith(prefixes))
+    """Also for servers to which `_` in a name is the same as `-` (CGI, RFC 3875 section 4.1.18)."""
+    for name, value in given.items():
+        read_as = name.replace("_", "-")
+        if not {name, read_as} & dropped and not read_as.startswith(prefixes):
+            yield name, value
 
 
 def _tells(value: str, api_key: str) -> bool:

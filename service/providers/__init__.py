@@ -195,6 +195,10 @@ class Provider(Protocol):
         """
         return None
 
+    def follows(self, operation: str, provider_job_id: str) -> None:
+        """Raise `Invalid` (`param` is `provider_job_id`) where work elsewhere cannot be followed by such an id."""
+        return None
+
     def history(self, call: Call, since: int) -> Generator[Request, Reply, Sequence[HistoryRow]]:
         """All work that began at or after `since` (milliseconds), where the provider lists it. Raises `Unavailable`."""
         yield from ()

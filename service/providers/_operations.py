@@ -210,4 +210,6 @@ def _invalid(operation: Operation, refused: fastjsonschema.JsonSchemaValueExcept
     param = ".".join(["input", *path])
     explained = refused.definition.get("x-remedy") if isinstance(refused.definition, dict) else None
     said = explained or refused.message.replace("data", "input", 1)
-    return Invalid(f"{said}. See GET /v1/providers for what `{operation.name}` takes.", param=param)
+    return Invalid(
+        f"{said}. GET /v1/providers/{{provider}}/operations shows what `{operation.name}` takes.", param=param
+    )

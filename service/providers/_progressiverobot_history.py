@@ -76,7 +76,7 @@ def look_up(call: Call, operation: Operation) -> Generator[Request, Reply, Looku
     """The row with our seed. Never conclusive: that a list shows every accepted submit is not documented."""
     seed = seed_of(call, operation)
     if seed is None:
-        return NotFound(reason="without a seed of ours nothing tells its row from others: a person must", hopeless=True)
+        return NotFound(reason="without a seed of ours nothing tells its row in the history from others", hopeless=True)
     rows = yield from read(call, GENERATIONS, call.submitted_at or call.now, lambda row: _is_ours(row, call, seed))
     if isinstance(rows, NotNow):
         return rows

@@ -140,7 +140,7 @@ def refusal(operation: Operation, reply: Reply) -> Refused | NotNow:
 def _explained(operation: Operation, status: int, code: ErrorCode, said: Json, text: str) -> str:
     if code == ErrorCode.OUT_OF_CREDIT:
         required, left = (_first_amount(said, names) for names in (REQUIRED, LEFT))
-        known = f" needs {required} and {left} are left" if required and left else f": {text}"
+        known = f": it needs {required}, and {left} are left" if required and left else f": {text}"
         return f"Progressive Robot's credits do not suffice{known}; buy credits, then submit again"
     if status != 403:
         return f"Progressive Robot refused the submit: {text}"

@@ -159,6 +159,13 @@ class Fal(Provider):
             raise Unavailable(f"fal answered HTTP {reply.status}, which does not tell whether it accepts the key")
         return "fal accepts the key."
 
+    def follows(self, operation: str, provider_job_id: str) -> None:
+        """A request of another's has no model that we know: its id must name it."""
+        if "/requests/" not in provider_job_id:
+            raise Invalid(
+                "fal keeps requests below their model: give <owner>/<name>/requests/<id>", param="provider_job_id"
+            )
+
     def lookup(self, call: Call) -> Looking:
         """Asks nothing: there is no list of requests. The callback names the job, for as long as fal repeats it."""
         yield from ()

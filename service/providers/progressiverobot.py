@@ -63,8 +63,7 @@ PLAIN = frozenset(
     " image-generations image-models input-image models pricing projects prompts queue share status stock studio"
     " subtitles templates tools tts upload-image video".split()
 )
-ACCOUNT = frozenset("admin credits keys login logout orgs profile settings signup stripe subscription".split())
-PLAIN_PATHS = frozenset({"/api/auth/check", "/api/credits"})  # a key's own tier, limits and balance
+ACCOUNT = frozenset("admin auth credits keys login logout orgs profile settings signup stripe subscription".split())
 
 
 class ProgressiveRobot(Provider):
@@ -400,6 +399,6 @@ def _plain_path(path: str) -> str:
 def _is_account(path: str) -> bool:
     parts = path.split("/")[1:]
     root = parts[1] if len(parts) > 1 and parts[0] == "api" else ""
-    if path in PLAIN_PATHS or root in PLAIN:
+    if root in PLAIN:
         return False
     return root in ACCOUNT or is_account_path(path)

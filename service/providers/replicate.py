@@ -40,6 +40,7 @@ from service.providers import (
     Submitting,
     operation_table,
 )
+from service.providers._media import BY_EXTENSION, BY_MEDIA_TYPE, URL
 from service.providers._reading import (
     AMBIGUOUS,
     MAX_QUOTED_CHARS,
@@ -78,18 +79,6 @@ SUCCEEDED = "succeeded"
 OUTPUT_LIFE_MS = 3_600_000  # of a prediction made by the API
 EMPTY_FOR_MS = 300_000  # after which a success without an output is not going to get one
 NO_OUTPUT: tuple[Any, ...] = (None, "", [], {})
-URL = re.compile(r"(https?://|data:[\w.+-]+/[\w.+-]+[;,])[!-\[\]-~]+", re.A)
-KINDS = {
-    "video": ("mp4", "webm", "mov", "mkv", "avi"),
-    "image": ("png", "jpg", "jpeg", "webp", "avif", "bmp", "tiff", "svg"),
-    "audio": ("mp3", "wav", "flac", "ogg", "m4a", "aac", "opus"),
-    "gif": ("gif",),
-    "subtitle": ("srt", "vtt", "ass"),
-    "model_3d": ("glb", "gltf", "obj", "ply", "stl", "fbx", "usdz"),
-    "text": ("txt",),
-}
-BY_EXTENSION = {extension: kind for kind, extensions in KINDS.items() for extension in extensions}
-BY_MEDIA_TYPE = {"image/gif": "gif", "text/vtt": "subtitle", "model": "model_3d"}
 PROGRESS = re.compile(r"(\d{1,3})%\|")  # how the bars of most models' logs begin; Replicate's own client reads them
 LOG_TAIL = 4096
 
@@ -445,7 +434,7 @@ def _data(url: str) -> Output:
     content_type = re.split("[;,]", url[5 : 5 + MAX_QUOTED_CHARS], maxsplit=1)[0].lower()
     main = content_type.partition("/")[0]
     known = BY_MEDIA_TYPE.get(content_type) or BY_MEDIA_TYPE.get(main)
-    return Output(url=url, kind=known or (main if main in KINDS else "file"), content_type=content_type)
+    return Output(url=url, kind=known or ("text" if main == "text" else "file"), content_type=content_type)
 
 
 def _file(url: str, expires_at: int | None) -> Output:

@@ -160,6 +160,11 @@ class PlainRows(PlainFiles, PlainMoney, PlainReconcile):
     async def job_by_number(self, num: int) -> Job | None:
         return await self._job(" WHERE j.num = $1", num)
 
+    async def job_by_key(self, tenant: int, idempotency_key: str, fingerprint: bytes) -> Job | None:
+        """The job that this very request has made already."""
+        where = " WHERE j.tenant = $1 AND j.idempotency_key = $2 AND j.fingerprint = $3"
+        return await self._job(where, tenant, idempotency_key, fingerprint)
+
     async def job_by_provider_id(self, credential: int, provider_job_id: str) -> Job | None:
         where = " WHERE j.num = (SELECT job FROM provider_ids WHERE credential = $1 AND provider_job_id = $2)"
         return await self._job(where, credential, provider_job_id)
@@ -190,6 +195,11 @@ class PlainRows(PlainFiles, PlainMoney, PlainReconcile):
     def metadata_is(self, key: str, value: str) -> tuple[str, tuple[Any, ...]]:
         """A condition on the column `d.metadata`, and its values."""
         return "EXISTS (SELECT 1 FROM json_each(d.metadata) m WHERE m.key = {} AND m.value = {})", (key, value)
+
+    async def renew_lease(self, job: Job, lease_ms: int) -> bool:
+        """The lease that the job was claimed with, from now on for so long again; False where it is no more."""
+        sql = "UPDATE jobs SET due_at = $1 WHERE num = $2 AND lease = $3 AND due_at IS NOT NULL RETURNING num"
+        return bool(await self.write(sql, self.now() + lease_ms, job.num, job.lease))
 
     async def queued(self, tenant: int, at_most: int) -> int:
         """How many jobs of the tenant wait to be submitted, counted no further than `at_most`."""
@@ -398,6 +408,11 @@ class PlainRows(PlainFiles, PlainMoney, PlainReconcile):
         """False where it is not paused."""
         sql = "UPDATE credentials SET paused_at = NULL, paused_reason = NULL WHERE num = $1 AND paused_at IS NOT NULL"
         return bool(await self.write(sql + " RETURNING num", num))
+
+    async def move_queued(self, before: int, after: int) -> int:
+        """What waits under one credential waits under another from now on; what is being sent stays. How many moved."""
+        sql = "UPDATE jobs SET credential = $2 WHERE credential = $1 AND status = 'queued' AND lease IS NULL"
+        return len(await self.write(sql + " RETURNING num", before, after))
 
     async def running(self, credential: int) -> int:
         """How many of its jobs are at the provider, or may be."""

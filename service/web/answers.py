@@ -204,6 +204,10 @@ class Operation(Struct):
     settled_by: str
     callback: bool
     cancel: bool
+    immediate: Annotated[bool, Meta(description="The reply to the submit is the result")]
+    tier: Annotated[str | None, Meta(description="The least tier that may use it")]
+    quote: Annotated[str | None, Meta(description="Where a price comes from: `formula`, `provider`, or null")]
+    poll_seconds: Annotated[dict[str, float], Meta(description="The first read, and the pace of the next ones")]
     cost: dict[str, Any] | None
     source: str
 

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import cache
 from typing import Any
@@ -30,20 +30,28 @@ _WORDS = {
 
 
 async def read_body(
-    receive: Receive, headers: Mapping[str, str], most: int, within_s: float = BODY_DEADLINE_S
+    receive: Receive,
+    headers: Mapping[str, str],
+    most: int,
+    within_s: float = BODY_DEADLINE_S,
+    *,
+    growing: Callable[[int], None] | None = None,
 ) -> bytes:
-    """The body's bytes. Raises 413 beyond `most`, 408 where it does not arrive in time, 400 where it breaks off."""
+    """The body's bytes. Raises 413 beyond `most`, 408 where it does not arrive in time, 400 where it breaks off.
+
+    `growing` is told how many there are so far; what it raises is raised.
+    """
     length = headers.get("content-length", "")
     if length.isascii() and length.isdigit() and int(length[:18]) > most:
         raise _too_large(most)
     try:
         async with asyncio.timeout(within_s):
-            return await _read(receive, most)
+            return await _read(receive, most, growing)
     except TimeoutError:
         raise TooSlow(f"The body must arrive within {within_s:.0f} seconds: send it again.") from None
 
 
-async def _read(receive: Receive, most: int) -> bytes:
+async def _read(receive: Receive, most: int, growing: Callable[[int], None] | None) -> bytes:
     chunks: list[bytes] = []
     total, more = 0, True
     while more:
@@ -54,6 +62,8 @@ async def _read(receive: Receive, most: int) -> bytes:
         total += len(chunk)
         if total > most:
             raise _too_large(most)
+        if growing is not None:
+            growing(total)
         if not more and not chunks:
             return bytes(chunk)
         chunks.append(chunk)

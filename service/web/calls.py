@@ -13,6 +13,7 @@ from service.web.bodies import read_body
 from service.web.context import Context
 from service.web.documents import Documents
 from service.web.queries import DEFAULT_LIMIT
+from service.web.room import Held
 from service.web.routing import Route
 
 
@@ -32,6 +33,7 @@ class Call:
     raw: bytes = b""
     method: str = "GET"
     fingerprint: bytes = b""
+    held: Held | None = None  # what it has in memory of large bodies
     key: str = ""  # that the request brought, where it goes on to a provider: it is taken out first
     raw_path: bytes = b""  # as on the wire
     raw_query: bytes = b""
@@ -55,4 +57,4 @@ class Call:
         return Page(limit=self.limit + 1, before=self.query.get("cursor"))
 
     async def read(self, most: int) -> bytes:
-        return await read_body(self.receive, self.headers, most)
+        return await read_body(self.receive, self.headers, most, growing=self.held.grow if self.held else None)

@@ -14,14 +14,15 @@ from service.web.documents import Documents
 from service.web.problems import MethodNotAllowed
 from service.web.queries import read_query
 from service.web.replies import send_reply
+from service.web.room import Room
 from service.web.routing import Route
 
 
 class Methods:
     """One path: its routes by method. HEAD is GET without the body, but for streams."""
 
-    def __init__(self, routes: Sequence[Route], context: Context, documents: Documents):
-        self._context, self._documents = context, documents
+    def __init__(self, routes: Sequence[Route], context: Context, documents: Documents, room: Room):
+        self._context, self._documents, self._room = context, documents, room
         self._routes = {route.method: route for route in routes}
         if "GET" in self._routes and (not self._routes["GET"].streams or self._routes["GET"].passes):
             self._routes["HEAD"] = self._routes["GET"]
@@ -41,14 +42,18 @@ class Methods:
             raw_path=scope.get("raw_path") or b"",
             raw_query=scope["query_string"],
         )
-        await self._prepare(call, scope)
-        await send_reply(await route.answer(call), scope, receive, send)
-
-    async def _prepare(self, call: Call, scope: Scope) -> None:
-        """Who asks comes first: nothing is read, or told, to somebody without a key."""
-        route = call.route
+        # Who asks comes first: nothing is read, or told, to somebody without a key.
         if route.scope is not None:
             call.principal = await authorized(call, route.scope)
+        with self._room.held(call.principal.tenant if call.principal is not None else 0) as call.held:
+            await self._prepare(call, scope)
+            reply = await route.answer(call)
+            if isinstance(reply.body, bytes) and call.method in ("GET", "HEAD"):
+                call.held.grow(len(reply.body))
+            await send_reply(reply, scope, receive, send)
+
+    async def _prepare(self, call: Call, scope: Scope) -> None:
+        route = call.route
         if route.passes:
             return
         if any(not text.isascii() or not text.isprintable() for text in call.path.values()):

@@ -10,6 +10,7 @@ from service.states import Record
 from service.web.streaming import send_stream
 
 JSON = "application/json"
+PIECE_BYTES = 256 * 1024  # a larger body is taken piece by piece, or its client is cut off
 Headers = tuple[tuple[str, str], ...]
 
 
@@ -40,9 +41,17 @@ async def send_reply(reply: Reply, scope: Scope, receive: Receive, send: Send) -
         return
     if reply.status != 204:
         headers.append((b"content-length", b"%d" % len(reply.body)))
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     body = b"" if scope["method"] == "HEAD" else reply.body
+    if len(body) > PIECE_BYTES:
+        await send_stream(reply.status, headers, _sliced(body), receive, send)
+        return
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def _sliced(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), PIECE_BYTES):
+        yield body[start : start + PIECE_BYTES]
 
 
 class _Unsent:

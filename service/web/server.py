@@ -19,6 +19,7 @@ from service.web.dispatch import Methods
 from service.web.documents import Documents
 from service.web.problems import internal, no_such_path, problem
 from service.web.replies import send_reply
+from service.web.room import Room
 from service.web.routes import ROUTES
 from service.web.routing import Route
 
@@ -33,13 +34,16 @@ SAFE_HEADERS = (
 )
 
 
-def create_web(context: Context, *, lifespan: Lifespan | None = None) -> Starlette:
+def create_web(context: Context, *, lifespan: Lifespan | None = None, room: Room | None = None) -> Starlette:
     """The app. `lifespan` starts and stops what serves it; more routes may be added to it."""
+    shared = room or Room()
     by_path: dict[str, list[Route]] = {}
     for route in ROUTES:
         by_path.setdefault(route.path, []).append(route)
     documents = Documents(ROUTES, context)
-    paths: list[BaseRoute] = [Path(path, Methods(routes, context, documents)) for path, routes in by_path.items()]
+    paths: list[BaseRoute] = [
+        Path(path, Methods(routes, context, documents, shared)) for path, routes in by_path.items()
+    ]
     app = Starlette(
         routes=paths,
         middleware=[Middleware(Envelope, public_url=context.settings.public_url)],

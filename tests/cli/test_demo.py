@@ -9,6 +9,8 @@ import pytest
 
 from tests.cli.conftest import Folder, until
 
+pytestmark = pytest.mark.xdist_group("demo")  # two at a time would look for the same free ports
+
 
 def children(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)

@@ -42,6 +42,21 @@ def test_the_balance_is_what_the_sandbox_has(world: World) -> None:
     assert refused.returncode == 1 and "dashboard" in refused.stderr
 
 
+def test_a_time_before_all_dates_is_refused(world: World) -> None:
+    for arguments in (("usage",), ("reconcile", "--provider", "pixverse")):
+        refused = world.run(*arguments, "--since", "999999d")
+        assert refused.returncode == 2 and "999999d" in refused.stderr and "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("named", ["../../../keys", "..", ".", "a/../b", "", "a?b", "a#b", "a\nb", "a\\b"])
+def test_an_argument_leads_to_no_other_path(world: World, named: str) -> None:
+    """An admin's `files delete ../keys/key_...` would revoke a key."""
+    for command in (("catalog", "pixverse"), ("files", "delete"), ("jobs", "get")):
+        refused = world.run(*command, named)
+        assert (refused.returncode, refused.stdout) == (2, "") and "error: " in refused.stderr, refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
 def test_catalogs_are_named_and_read(world: World) -> None:
     kinds = world.ok("catalog", "aimlapi").splitlines()
     assert kinds[0].split() == ["KIND", "DOCUMENTED", "AS_OF"]

@@ -9,6 +9,7 @@ HOURS_FILE holds the seconds by which this node's clocks are ahead: what a long 
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class StallingEgress(Egress):
         self, request: Outgoing, *, fresh: bool = False, before_first_byte: Any = None, **how: Any
     ) -> Answer:
         def stop_then_ask() -> None:
+            time.sleep(0.3)
             os.kill(os.getpid(), signal.SIGSTOP)
             before_first_byte()
 

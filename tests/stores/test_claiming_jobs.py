@@ -53,6 +53,19 @@ async def test_a_claimed_job_is_nobody_elses_until_its_lease_ends(world: World) 
     assert (second.num, second.lease == first.lease) == (first.num, False)
 
 
+async def test_a_lease_is_renewed_by_who_has_it_and_by_nobody_else(world: World) -> None:
+    await world.queued()
+    (first,) = await world.claim_jobs()
+    world.clock.forward(50)
+    assert await world.store.renew_lease(first, 60_000)
+    world.clock.forward(59.999)
+    assert await world.claim_jobs() == []
+    world.clock.forward(0.001)
+    (second,) = await world.claim_jobs()
+    assert not await world.store.renew_lease(first, 60_000)
+    assert await world.now(first) == second
+
+
 async def test_concurrent_claims_share_no_job(world: World) -> None:
     for _ in range(40):
         await world.queued()

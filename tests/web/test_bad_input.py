@@ -241,6 +241,19 @@ async def test_a_time_that_is_none(call: Any, since: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/keys", {**KEY, "expires_at": "9999-12-31T23:59:59-12:00"}, "expires_at"),
+        ("/v1/providers/pixverse/reconcile", {"since": "0001-01-01T00:00:00+12:00"}, "since"),
+        ("/v1/providers/progressiverobot/reconcile", {"since": "0001-01-01T00:00:00+23:59"}, "since"),
+    ],
+)  # fmt: skip
+async def test_a_time_that_no_calendar_has_in_utc(call: Any, path: str, body: Any, param: str) -> None:
+    assert (await call.refused(422, "invalid", "POST", path, json=body))["param"] == param
+    assert await call.ok("GET", "/v1/keys") == {"data": [], "next_cursor": None}
+
+
+@pytest.mark.parametrize(
     ("path", "status", "code"),
     [
         ("/v1/callbacks/nobody", 404, "not_found"), ("/v1/callbacks/pixverse", 401, "bad_signature"),

@@ -482,7 +482,7 @@ async def test_a_client_that_leaves_ends_the_request_at_the_provider(world: Worl
             await world.server.left_early.wait()
         world.server.left_early.clear()
         assert world.server.sent - sent < 100 * MB
-    assert world.context.outputs._fetching._streams == 0
+    assert world.context.outputs._fetching._streams == {}
 
 
 async def test_a_client_that_does_not_read_stops_the_provider(world: World) -> None:
@@ -496,15 +496,20 @@ async def test_a_client_that_does_not_read_stops_the_provider(world: World) -> N
 
 
 async def test_only_so_many_are_read_at_a_time(world: World) -> None:
-    fetching = Fetching(world.service.egress, most=1)
+    fetching = Fetching(world.service.egress, most=4)
     request = Request(method="GET", url=f"{world.server.url}/ranges/9", headers={"Authorization": f"Bearer {KEY}"})
-    first = await fetching.open(request, "a", Asked())
-    with pytest.raises(Unavailable) as refused:
-        await fetching.open(request, "a", Asked())
+    first = await fetching.open(request, "a", Asked(), tenant=1)
+    with pytest.raises(Unavailable) as refused:  # of one tenant a quarter, so that its readers keep nobody waiting
+        await fetching.open(request, "a", Asked(), tenant=1)
     assert refused.value.code == "output_unavailable" and refused.value.retry_after
+    others = [await fetching.open(request, "a", Asked(), tenant=tenant) for tenant in (2, 3, 4)]
+    with pytest.raises(Unavailable):
+        await fetching.open(request, "a", Asked(), tenant=5)
     await first.body.aclose()  # type: ignore[union-attr]
-    again = await fetching.open(request, "a", Asked())
+    again = await fetching.open(request, "a", Asked(), tenant=1)
     assert b"".join([chunk async for chunk in again.body]) == content(0, 9)  # type: ignore[union-attr]
+    for opened in (*others, again):
+        await opened.body.aclose()  # type: ignore[union-attr]
 
 
 async def test_a_share_link_is_given_where_the_credential_says_so(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import json
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -116,6 +116,14 @@ def test_a_status_code_stays_and_so_does_the_body(peakmv: Client, status: int) -
     assert reply.headers["content-type"] == "text/x-own; charset=latin-1"
 
 
+def test_a_304_may_name_the_length_that_it_does_not_send(peakmv: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """RFC 9110 section 8.6: it is that of the 200, and no bytes follow."""
+    reply = peakmv("GET", "/unchanged", headers={"if-none-match": '"1"'})
+    assert (reply.status_code, reply.content, reply.headers["etag"]) == (304, b"", '"1"')
+    assert peakmv("GET", "/echo").status_code == 200
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_a_redirect_is_relayed_and_leads_through_us(peakmv: Client, upstream: Upstream) -> None:
     reply = peakmv("GET", "/moved")
     assert (reply.status_code, reply.headers["location"]) == (302, f"{peakmv.base}/echo?x=1")
@@ -131,17 +139,38 @@ def test_a_path_that_climbs_is_refused_before_the_provider_is_called(
     assert upstream.requests == []
 
 
-def raw_get(client: Client, path: str) -> bytes:
-    """A request line that no client library would write."""
-    base = urlsplit(client.base)
+def raw(client: Client, line: str, *headers: str, body: bytes = b"") -> bytes:
+    """A request that no client library would write: `line` is its method and the provider's path."""
+    base, (method, path) = urlsplit(client.base), line.split(" ", 1)
     with socket.create_connection((base.hostname, base.port), 10) as connection:
-        head = f"GET {base.path}{path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {client.key}\r\n"
-        connection.sendall(head.encode("latin-1") + b"Connection: close\r\n\r\n")
+        lines = [f"{method} {base.path}{path} HTTP/1.1", "Host: x", f"Authorization: Bearer {client.key}", *headers]
+        connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
+def raw_get(client: Client, path: str) -> bytes:
+    return raw(client, f"GET {path}", "Connection: close")
+
+
+def test_a_length_may_begin_with_any_number_of_zeros(peakmv: Client, upstream: Upstream) -> None:
+    for line in ("POST /echo", "POST /api/v2/generate"):
+        reply = raw(peakmv, line, "Connection: close", f"Content-Length: {'0' * 5000}2", body=b"{}")
+        assert reply.startswith(b"HTTP/1.1 2"), reply
+    assert [(request["length"], request["body"]) for request in upstream.requests] == [(2, "{}")] * 2
+
+
+def test_a_url_that_is_too_long_is_said_to_be(peakmv: Client, upstream: Upstream) -> None:
+    reply = peakmv("GET", "/echo?" + "a" * 3000)
+    assert (reply.status_code, reply.json()["code"], upstream.requests) == (422, "not_forwarded", [])
+    assert "URL" in reply.json()["detail"] and reply.json()["detail"].endswith("2048 characters.")
+
+
 def test_a_key_in_the_url_is_refused(peakmv: Client, upstream: Upstream) -> None:
-    assert peakmv("GET", f"/echo?key={peakmv.key}").status_code == 422
+    encoded = "".join(f"%{ord(letter):02X}" for letter in peakmv.key)
+    twice = encoded.replace("%", "%25")
+    for key in (peakmv.key, encoded, twice):
+        assert peakmv("GET", f"/echo?key={key}").status_code == 422
+        assert peakmv("GET", f"/echo/{key}").status_code == 422
     assert upstream.requests == []
 
 
@@ -294,6 +323,31 @@ def test_json_beyond_what_is_read_and_json_that_is_coded_come_as_they_are(peakmv
     with peakmv.http.stream("GET", f"{peakmv.base}/coded", headers=headers) as coded:
         assert b"".join(coded.iter_raw()) == b"\x1f\x8bnot really gzip"
         assert coded.headers["content-encoding"] == "gzip"
+
+
+def test_a_large_reply_counts_as_under_way_until_it_is_taken(running: Any, peakmv: Client) -> None:
+    """Or clients that do not read would fill the memory with what was read for them."""
+    under_way, base = running[0].service.context.passthrough._calls, urlsplit(peakmv.base)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(10)
+        connection.connect((base.hostname, base.port))
+        head = f"GET {base.path}/wide HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {peakmv.key}\r\n\r\n"
+        connection.sendall(head.encode())
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        time.sleep(0.5)
+        assert sum(under_way.values()) == 1
+    until(lambda: not under_way)
+    reply = peakmv("GET", "/wide")
+    assert len(reply.content) == int(reply.headers["content-length"]) > 4_000_000
+    assert reply.json()["status_url"] == f"{peakmv.base}/echo" and not under_way
+
+
+def until(true: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 5
+    while not true():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
 
 
 def test_a_provider_that_cannot_be_reached_is_a_503(running: Any, tmp_path: Any) -> None:
@@ -538,6 +592,22 @@ def test_a_refused_trace_is_free_again_and_without_one_ours_is_sent(pixverse: Cl
     assert without.json()["ErrCode"] == 0
     references = [row["reference"] for row in sandbox.ledger("pixverse")]
     assert references[0] == trace["ai-trace-id"] and uuid.UUID(references[1])
+
+
+def test_a_trace_that_does_not_go_along_is_not_the_jobs(pixverse: Client, sandbox: Sandbox) -> None:
+    """A header that `Connection` names, or that tells the key, ends here: nothing is known to be sent under it."""
+    body = json.dumps(INPUT).encode()
+    for hop, trace in (("close, Ai-trace-id", str(uuid.uuid4())), ("close", pixverse.key)):
+        headers = f"Connection: {hop}", f"Ai-trace-id: {trace}", f"Content-Length: {len(body)}"
+        jobs = set()
+        for _ in range(2):
+            head = raw(pixverse, f"POST {GENERATE}", *headers, "Content-Type: application/json", body=body)
+            assert head.startswith(b"HTTP/1.1 200"), head
+            jobs.add(head.lower().split(b"callsheet-job-id: ")[1].split(b"\r\n")[0])
+        assert len(jobs) == 2
+        assert trace not in str(sandbox.ledger("pixverse"))
+    rows = sandbox.ledger("pixverse")
+    assert len(rows) == 4 == len({uuid.UUID(row["reference"]) for row in rows})
 
 
 def test_a_trace_that_the_provider_may_have_forgotten_is_refused(

@@ -11,7 +11,9 @@ import httpx2
 import pytest
 
 from service.app import Service
+from service.facts import Arrival, Begin
 from service.models import Announcement
+from service.states import Source
 from service.web import answers_money as answers
 from tests.builders import HandClock
 from tests.web.conftest import ADMIN, DONE, INPUT, PIXVERSE, Client
@@ -371,3 +373,20 @@ def test_a_tenants_own_callback_url_moves_its_jobs(tmp_path: Path, sandbox_url: 
         timeline = http.get(f"{place}/timeline").json()["data"]
     assert [entry["verdict"] for entry in timeline if entry["kind"] == "callback"] == ["verified"]
     assert not [entry for entry in timeline if entry["kind"] == "poll"]
+
+
+async def test_what_waits_under_a_refused_key_goes_on_with_the_one_that_is_given(call: Any) -> None:
+    """It was not sent, so that nothing binds it to the key from the settings."""
+    context = call.context
+    tenant = await context.accounts.tenant("default")
+    before = await context.accounts.credential(tenant.num, "pixverse")
+    waits, sent = [await context.store.job_by_id((await call.a_job())["id"]) for _ in "ab"]
+    started = Arrival(job=sent.num, fact=Begin(), source=Source.SUBMIT)
+    assert (await context.transitions.apply_one(started)).verdict == "applied"
+    await context.store.pause_credential(before, "authentication", Announcement(type="x", body=b"{}", data={}))
+    await call.ok("PUT", "/v1/providers/pixverse/credentials", json={"api_key": "mended"})
+    after = await context.accounts.credential(tenant.num, "pixverse")
+    assert after.num != before.num
+    assert (await context.store.job_by_number(waits.num)).credential == after.num
+    assert (await context.store.job_by_number(sent.num)).credential == before.num
+    assert (await call.ok("GET", f"/v1/jobs/{waits.id}"))["reason"] is None

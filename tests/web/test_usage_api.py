@@ -157,8 +157,10 @@ async def test_a_budget_is_set_shown_changed_and_removed(call: Any) -> None:
     await call.a_job()
     (shown,) = (await call.ok("GET", "/v1/budgets"))["data"]
     assert (shown["reserved"], shown["spent"], shown["uncertain"], shown["left"]) == ("45", "0", "0", "955.50")
-    total = await call.ok("PUT", "/v1/budgets/pixverse", json={"amount": "50", "period": "total", "unit": "usd"})
-    assert (total["unit"], total["since"], total["left"], total["reserved"]) == ("usd", None, "50", "0")
+    total = await call.ok("PUT", "/v1/budgets/pixverse", json={"amount": "50", "period": "total", "unit": "credits"})
+    assert (total["unit"], total["since"], total["left"], total["reserved"]) == ("credits", None, "5", "45")
+    said = await call.refused(422, "invalid", "PUT", "/v1/budgets/pixverse", json={"amount": "50", "unit": "usd"})
+    assert said["param"] == "unit" and "credits" in said["detail"]
     assert (await call("DELETE", "/v1/budgets/pixverse")).status_code == 204
     await call.refused(404, "not_found", "DELETE", "/v1/budgets/pixverse")
 

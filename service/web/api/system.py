@@ -58,7 +58,11 @@ def _operation_view(operation: Operation) -> Json:
         "settled_by": operation.settled_by,
         "callback": operation.callback,
         "cancel": operation.cancel,
+        "immediate": operation.immediate,
+        "tier": operation.tier or None,
+        "quote": operation.quote or None,
         "cost": operation.cost,
+        "poll_seconds": {"first": operation.poll.first_s, "every": operation.poll.every_s},
         "source": operation.source,
     }
 

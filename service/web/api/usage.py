@@ -74,12 +74,10 @@ async def budgets(call: Call) -> Reply:
 async def put_budget(call: Call) -> Reply:
     """Holds from the next submit on; what the period's jobs cost so far counts."""
     provider = call.context.offers.provider(call.path["provider"])
+    if call.body.unit not in (None, provider.unit):
+        raise Invalid(f"{provider.title} counts in {provider.unit}: give that unit, or leave it out.", param="unit")
     budget = Budget(
-        tenant=call.tenant,
-        provider=provider.name,
-        unit=call.body.unit if call.body.unit is not None else provider.unit,
-        amount=call.body.amount,
-        period=call.body.period,
+        tenant=call.tenant, provider=provider.name, unit=provider.unit, amount=call.body.amount, period=call.body.period
     )
     return json_reply(await _budget_view(call, await call.context.store.put_budget(budget)))
 

@@ -1,0 +1,47 @@
+"""Carrying out a verb: what is not known of one of its requests is not known of the whole."""
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.clock import SystemClock
+from service.conversation import Conversations, Lease
+from service.facts import NotNow, Unknown
+from service.loops import UNLIMITED
+from service.providers import Reply, Request
+from tests.test_pipeline import receiving, status
+from tests.web.sandboxed import running
+
+pytestmark = pytest.mark.anyio
+NOBODY = "http://127.0.0.1:1/closed"
+
+
+def asked(first: Request, second: Request) -> Generator[Request, Reply, Any]:
+    yield first
+    yield second
+
+
+@pytest.mark.parametrize("second_charges", [False, True])
+@pytest.mark.parametrize("first_charges", [False, True])
+async def test_what_was_not_sent_after_a_charge_is_no_leave_to_send_all_again(
+    first_charges: bool, second_charges: bool, tmp_path: Path
+) -> None:
+    begun: list[Request] = []
+
+    async def begin(request: Request) -> bool:
+        begun.append(request)
+        return True
+
+    async def answer(path: str) -> bytes:
+        return status(200)
+
+    async with receiving(answer) as (receiver, url), running(tmp_path, CALLSHEET_PEAKMV_BASE_URL=url) as service:
+        first = Request(method="POST", url=f"{url}/one", headers={}, charges=first_charges)
+        second = Request(method="POST", url=NOBODY, headers={}, charges=second_charges)
+        lease = Lease(None, UNLIMITED, SystemClock())
+        verdict = await Conversations(service.egress).hold(asked(first, second), lease, begin)
+        assert receiver.arrivals["/one"] == 1, "the first was not sent"
+        assert len(begun) == first_charges + second_charges
+        assert isinstance(verdict, Unknown if first_charges else NotNow), verdict
