@@ -15,6 +15,7 @@ from service.accounts import Accounts
 from service.clock import Clock, SystemClock
 from service.egress import Egress
 from service.endpoints import FanOut
+from service.errors import StoreUnavailable
 from service.ids import new_correlation
 from service.lanes import Lanes
 from service.links import stable_links
@@ -54,6 +55,8 @@ class Service:
         self.context.delivery.lanes.sending = False
         await asyncio.gather(self.context.loops.stop(STOP_S), self.context.passthrough.drain(STOP_S))
         await self.egress.close()
+        with contextlib.suppress(StoreUnavailable):
+            await self.context.store.release_leases()
         await self.context.store.close()
 
 
@@ -85,7 +88,7 @@ async def build(
         link=stable_links(vault, settings.public_url),
     )  # fmt: skip
     fan_out = FanOut(offer=lanes.offer, operator=settings.operator_url is not None)
-    store: Store = await open_database(settings.database_url, plan=wrap_plan(Planning(rules, fan_out)), clock=clock)
+    store: Store = await open_database(settings.database, plan=wrap_plan(Planning(rules, fan_out)), clock=clock)
     try:
         if own_loops and role != "api":  # an api node runs loops only while it is ticked
             store.own_loops(f"--role {role}")
@@ -102,7 +105,10 @@ async def build(
     egress = make_egress(policy=policy, trusted=_base_urls(settings, known), proxy=settings.egress_proxy)
     owned = contextlib.nullcontext if role != "api" else partial(_owned_while_ticking, store)
     parts = Parts(settings, clock, random, vault, sealed, known, store, accounts, policy, egress, lanes, owned)
-    return Service(context=parts.context(), egress=egress)
+    context = parts.context()
+    if role != "api":
+        store.listen(context.loops.wake)
+    return Service(context=context, egress=egress)
 
 
 @contextlib.asynccontextmanager

@@ -63,4 +63,4 @@ def decode_cursor(text: str) -> int | None:
     except ValueError:
         return None
     tail = raw.removeprefix(b"c1:")
-    return int(tail) if raw != tail and tail.isdigit() and len(tail) < 19 else None
+    return int(tail) if raw != tail and tail.isdigit() and len(tail) < 20 and int(tail) < 1 << 63 else None

@@ -143,12 +143,16 @@ class Loops:
         """Run every stage until `stop`."""
         self._running = [asyncio.create_task(self._forever(stage)) for stage in self._stages]
 
+    def wake(self) -> None:
+        """Let every stage look now."""
+        for stage in self._stages:
+            stage.wake.set()
+
     async def stop(self, seconds: float) -> None:
         """Claim nothing more; let what is under way end within that many seconds, in the order of the stages."""
         ends = self._clock.monotonic() + seconds
         self._stopping = True
-        for stage in self._stages:
-            stage.wake.set()
+        self.wake()
         if self._running:
             await asyncio.wait(self._running, timeout=seconds / 2)  # a claim that is being committed ends first
         for task in self._running:

@@ -52,6 +52,8 @@ class Settings:
     database_url: str = secret_knob(
         "sqlite:///callsheet.db", knobs.database_url, "URL", "all state; or postgresql://..."
     )
+    database_pool: int = knob("5", knobs.whole(2, 1_000), "connections", "to PostgreSQL, of each process")
+    database_statement_cache: int = knob("100", knobs.whole(0, 100_000), "statements", "kept prepared; 0 for PgBouncer")
     public_url: str = knob("http://127.0.0.1:8080", knobs.origin, "URL", "where providers reach this service")
     url: str = knob("http://127.0.0.1:8080", knobs.origin, "URL", "where the command line finds the service")
     api_key: Secret | None = secret_knob(None, knobs.api_key, "text", "an admin key of your own, 32 characters or more")
@@ -87,6 +89,17 @@ class Settings:
         """A provider's own settings, beyond the common ones."""
         given = self.providers.get(provider)
         return given.options if given is not None else {}
+
+    @property
+    def database(self) -> str:
+        """The database's URL; PostgreSQL's with the settings for its connections, unless it has its own."""
+        if not self.database_url.startswith("postgresql:"):
+            return self.database_url
+        given = {"pool": self.database_pool, "statement_cache": self.database_statement_cache}
+        missing = [
+            f"{name}={value}" for name, value in given.items() if not re.search(rf"[?&]{name}=", self.database_url)
+        ]
+        return "&".join((self.database_url + ("" if "?" in self.database_url else "?"), *missing)).replace("?&", "?")
 
     @property
     def database_path(self) -> Path | None:

@@ -468,3 +468,14 @@ def test_a_damaged_key_file_is_refused_and_left_as_it_is(content, tmp_path):
 def test_a_folder_that_is_not_there_is_a_sentence(tmp_path):
     with pytest.raises(SettingsError, match="CALLSHEET_MASTER_KEYS"):
         load_vault(on_file(tmp_path / "missing"))
+
+
+def test_a_postgresql_url_gets_the_settings_for_its_connections_unless_it_has_its_own() -> None:
+    def url(given: str, **more: str) -> str:
+        return load(
+            {"CALLSHEET_DATABASE_URL": given, **{f"CALLSHEET_DATABASE_{n.upper()}": v for n, v in more.items()}}
+        ).database
+
+    assert url("sqlite:///x.db", pool="9") == "sqlite:///x.db"
+    assert url("postgresql://h/d") == "postgresql://h/d?pool=5&statement_cache=100"
+    assert url("postgresql://h/d?pool=3", statement_cache="0") == "postgresql://h/d?pool=3&statement_cache=0"

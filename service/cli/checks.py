@@ -15,7 +15,7 @@ from service.facts import NotNow, Unknown
 from service.providers import Call
 from service.settings import Settings, SettingsError
 from service.states import DEFAULT_TENANT
-from service.stores import open_store
+from service.stores import DIALECTS, open_store
 from service.stores.migrations import migrations
 
 SYNCHRONOUS = {0: "OFF", 1: "NORMAL", 2: "FULL", 3: "EXTRA"}
@@ -55,7 +55,7 @@ def _runtime() -> Finding:
 
 async def _database(service: Service) -> AsyncIterator[Finding]:
     settings, store = service.context.settings, service.context.store
-    schema = migrations(settings.database_url.partition(":")[0])[-1].version
+    schema = migrations(DIALECTS[settings.database_url.partition(":")[0]])[-1].version
     yield Finding("database", "ok", f"{settings.database_path or 'PostgreSQL'}, schema {schema}")
     if settings.database_path is not None:
         # Asked of the connection that writes: on others the pragma is another.

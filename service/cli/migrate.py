@@ -21,8 +21,9 @@ def command() -> None:
 
 async def _migrate(settings: "Settings") -> int:
     from service.cli.database import opened
+    from service.stores import DIALECTS
     from service.stores.migrations import migrations
 
     async with opened(settings):
-        dialect = settings.database_url.partition(":")[0]
+        dialect = DIALECTS[settings.database_url.partition(":")[0]]
         return migrations(dialect)[-1].version

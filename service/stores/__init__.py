@@ -87,6 +87,8 @@ class Store(Protocol):
         """Raise `LockHeld` where another process runs this database's loops and only one may."""
 
     def release_loops(self) -> None: ...
+    def listen(self, wake: Callable[[], None]) -> None:
+        """Call `wake` when another process may have made work that is due now: a hint, no promise."""
 
     async def check(self) -> None:
         """Raise `StoreUnavailable` where an accept could not be kept now."""
@@ -102,7 +104,12 @@ class Store(Protocol):
     async def claim_deliveries(self, *, room: Room, lease_ms: int, limit: int) -> list[DueDelivery]: ...
     async def record_attempts(self, results: Sequence[AttemptResult]) -> list[DueDelivery]: ...
     async def release_held(self, *, limit: int, spread_ms: int) -> int: ...
-    async def recover_leases(self) -> int: ...
+    async def recover_leases(self) -> int:
+        """At start: make due at once what is leased to nobody that can be running; how many."""
+
+    async def release_leases(self) -> int:
+        """At a stop, with nothing under way: let others take at once what this process still holds; how many."""
+
     async def publish(
         self, tenant: int, announcement: Announcement, only_endpoint: int | None
     ) -> tuple[Event, list[DueDelivery]]: ...
@@ -183,6 +190,9 @@ class Store(Protocol):
     async def refresh_outputs(self, job: Job, detail: Detail) -> bool: ...
 
 
+DIALECTS = {"sqlite": "sqlite", "postgresql": "postgres"}  # by the URL's scheme
+
+
 class UnknownDatabase(CallsheetError):
     """The URL names no store that there is."""
 
@@ -190,8 +200,14 @@ class UnknownDatabase(CallsheetError):
 async def open_store(url: str, *, plan: Plan, clock: Clock, create: bool = True) -> Store:
     """Open, and migrate where it is older. Raises `SchemaTooNew`, `StoreUnavailable`, `UnknownDatabase`."""
     scheme = url.split(":", 1)[0]
-    if scheme != "sqlite":
-        raise UnknownDatabase(f"CALLSHEET_DATABASE_URL begins with {scheme!r}; this version knows sqlite:///file.db")
-    module = importlib.import_module(f"{__name__}.{scheme}")
+    if scheme not in DIALECTS:
+        known = "sqlite:///file.db and postgresql://host/name"
+        raise UnknownDatabase(f"CALLSHEET_DATABASE_URL begins with {scheme!r}; this version knows {known}")
+    try:
+        module = importlib.import_module(f"{__name__}.{DIALECTS[scheme]}")
+    except ModuleNotFoundError as error:
+        if error.name != "asyncpg":
+            raise
+        raise UnknownDatabase("PostgreSQL needs a driver: pip install 'callsheet[postgres]'") from error
     store: Store = await module.open_store(url, plan=plan, clock=clock, create=create)
     return store

@@ -187,11 +187,14 @@ class PlainRows(PlainFiles, PlainMoney, PlainReconcile):
             if filters.get(name) is not None:
                 where.add(f"x.created_at {sign} {{}}", filters[name])
         for key, value in (filters.get("metadata") or {}).items():
-            where.add(self.metadata_is, key, value)
+            clause, values = self.metadata_is(key, value)
+            where.add(clause, *values)
         sql = JOB_SELECT.replace("j.", "x.").replace(" jobs j ", " jobs x ") + where.sql(page.limit)
         return [job_from_row(row) for row in await self.rows(sql, *where.values)]
 
-    metadata_is = "EXISTS (SELECT 1 FROM json_each(d.metadata) m WHERE m.key = {} AND m.value = {})"
+    def metadata_is(self, key: str, value: str) -> tuple[str, tuple[Any, ...]]:
+        """A condition on the column `d.metadata`, and its values."""
+        return "EXISTS (SELECT 1 FROM json_each(d.metadata) m WHERE m.key = {} AND m.value = {})", (key, value)
 
     async def renew_lease(self, job: Job, lease_ms: int) -> bool:
         """The lease that the job was claimed with, from now on for so long again; False where it is no more."""
@@ -250,8 +253,12 @@ class PlainRows(PlainFiles, PlainMoney, PlainReconcile):
 
     # -- events and deliveries
 
+    event_select = (
+        "SELECT x.num, x.tenant, j.id, x.type, x.created_at, x.body FROM events x LEFT JOIN jobs j ON j.num = x.job"
+    )
+
     async def event(self, tenant: int, num: int) -> Event | None:
-        rows = await self.rows(_EVENTS + " WHERE x.tenant = $1 AND x.num = $2", tenant, num)
+        rows = await self.rows(self.event_select + " WHERE x.tenant = $1 AND x.num = $2", tenant, num)
         return self._event(rows[0]) if rows else None
 
     async def events(self, tenant: int, page: Page, filters: Json) -> list[Event]:
@@ -261,11 +268,11 @@ class PlainRows(PlainFiles, PlainMoney, PlainReconcile):
             where.add("x.type = {}", filters["type"])
         if filters.get("job") is not None:
             where.add("x.job = (SELECT num FROM jobs WHERE id = {})", filters["job"])
-        return [self._event(row) for row in await self.rows(_EVENTS + where.sql(page.limit), *where.values)]
+        return [self._event(row) for row in await self.rows(self.event_select + where.sql(page.limit), *where.values)]
 
     async def events_after(self, tenant: int, after: int, limit: int) -> list[Event]:
         """In commit order: those with a number above `after`."""
-        sql = _EVENTS + " WHERE x.tenant = $1 AND x.num > $2 ORDER BY x.num LIMIT $3"
+        sql = self.event_select + " WHERE x.tenant = $1 AND x.num > $2 ORDER BY x.num LIMIT $3"
         return [self._event(row) for row in await self.rows(sql, tenant, after, limit)]
 
     def _event(self, row: Sequence[Any]) -> Event:
@@ -457,7 +464,6 @@ _PUT_CREDENTIAL = (
 _ENDPOINTS = f"SELECT {', '.join(ENDPOINT_COLUMNS)} FROM endpoints"  # noqa: S608 - fixed names
 _NOTES = "SELECT at, kind, data FROM notes WHERE job = $1 ORDER BY num"
 _CALLBACKS = "SELECT received_at, verdict, reason, body FROM callbacks WHERE job = $1 ORDER BY num"
-_EVENTS = "SELECT x.num, x.tenant, j.id, x.type, x.created_at, x.body FROM events x LEFT JOIN jobs j ON j.num = x.job"
 _DELIVERIES = (
     "SELECT x.num, x.created_at, x.status, x.attempts, x.due_at, x.finished_at, x.event, e.created_at, e.type, p.id,"
     " j.id FROM deliveries x JOIN events e ON e.num = x.event LEFT JOIN endpoints p ON p.num = x.endpoint"

@@ -5,12 +5,13 @@ A store loads what the batch names, this module asks the plan, the store writes 
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
 from msgspec.structs import replace
 
 from service.facts import Accepted, Arrival, Clash, Done, RawCallback, Resolve
 from service.ids import new_token
 from service.models import Announcement, Applied, Decision, DueDelivery, Endpoint, Job, Note, Target
-from service.states import CallbackVerdict
+from service.states import CallbackVerdict, Record
 from service.stores import Plan
 
 FRESH_LEASE_MS = 90_000  # longer than any attempt may take, as the sender checks before it sends
@@ -159,6 +160,17 @@ def ids_to_bind(arrival: Arrival) -> tuple[str, ...]:
     if isinstance(fact, Resolve) and fact.provider_job_id is not None:
         return (*named, fact.provider_job_id)
     return named
+
+
+class Given(Record, frozen=True, kw_only=True):
+    """What a sender needs of a job's detail."""
+
+    callback_url: bytes | None = None
+    callback_secret: bytes | None = None
+    traceparent: str | None = None
+
+
+given_of = msgspec.json.Decoder(Given).decode
 
 
 class FreshLease:

@@ -7,10 +7,10 @@ import msgspec
 
 from service.ids import new_token, row_id
 from service.models import Announcement, AttemptResult, DueDelivery, Endpoint, Event, Job, Target
-from service.states import DeliveryStatus, EndpointStatus, Record
+from service.states import DeliveryStatus, EndpointStatus
 from service.stores import Room
 from service.stores.plain import DELIVERY_NUMBER, ENDPOINT_COLUMNS, endpoint_values
-from service.stores.planning import Loaded, PlannedEvent, Planner
+from service.stores.planning import Given, Loaded, PlannedEvent, Planner, given_of
 from service.stores.sqlite_rows import CANCELED, FAILED, HELD, LEAST_LANE, PENDING, SqliteRows
 
 HOUR_MS = 3_600_000
@@ -33,17 +33,6 @@ NEXT_HELD = (
     " WHERE x.status = 4 AND x.endpoint > ? ORDER BY x.endpoint LIMIT 1"
 )
 BUMP_VERSION = "UPDATE tenants SET endpoints_version = endpoints_version + 1 WHERE num = ?"
-
-
-class _Given(Record, frozen=True, kw_only=True):
-    """What a sender needs of a job's detail."""
-
-    callback_url: bytes | None = None
-    callback_secret: bytes | None = None
-    traceparent: str | None = None
-
-
-_given = msgspec.json.Decoder(_Given)
 
 
 class DeliveryVerbs(SqliteRows):
@@ -105,7 +94,7 @@ class DeliveryVerbs(SqliteRows):
 
     def _due_delivery(self, row: Sequence[Any], lease: int, ends: float) -> DueDelivery:
         num, tenant, event, event_at, kind, body, endpoint, lane, attempts, job, detail = row
-        given = _given.decode(detail) if detail is not None else _Given()
+        given = given_of(detail) if detail is not None else Given()
         return DueDelivery(
             num=num,
             tenant=tenant,

@@ -146,7 +146,7 @@ class Files:
             raise SchemaTooNew(
                 f"{self._path} has schema {current}, this version knows {known[-1].version}: install a newer Callsheet"
             )
-        for migration in known[current:]:
+        for migration in (migration for migration in known if migration.version > current):
             for statement in _statements(migration.sql):
                 db.execute(statement)
             applied = (migration.version, migration.name, self._clock.now())

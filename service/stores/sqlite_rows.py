@@ -1,7 +1,7 @@
 """What SQLite's verbs are made of: statements on the writer's connection, numbers, events and their deliveries."""
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from service.clock import Clock
@@ -48,6 +48,9 @@ class SqliteRows(PlainRows):
 
     def now(self) -> int:
         return self._clock.now()
+
+    def listen(self, wake: Callable[[], None]) -> None:
+        """Nothing to hear: one process runs the loops, and makes all of their work but what `keys create` does."""
 
     async def rows(self, sql: str, *values: Any) -> list[Sequence[Any]]:
         return await self._files.read(sql, values)

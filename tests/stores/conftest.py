@@ -1,11 +1,19 @@
 """Every store by its name, and a world on each."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.stores import server
 from tests.stores.world import STORES, World, opened
+
+
+@pytest.fixture(scope="session", autouse=True)
+def databases() -> Iterator[None]:
+    """What the tests made on a server that was given is dropped at their end."""
+    yield
+    server.clear_given()
 
 
 @pytest.fixture(params=STORES)

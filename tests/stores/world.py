@@ -32,11 +32,15 @@ from service.models import (
 from service.outcomes import announced
 from service.states import CallbackVerdict, DeliveryStatus, EndpointStatus, ErrorCode, JobStatus, Source, Work
 from service.stores import Created, Offer, Page, Plan, Store
+from service.stores.postgres import open_store as open_postgres
 from service.stores.sqlite import open_store as open_sqlite
 from service.transitions import Rules
 from service.views import event_body
+from tests.stores import server
 
-STORES = ["sqlite"]
+PLAIN = "?notify=off&advisory=off&partitions=off"
+STORES = ["sqlite", "postgres", "postgres-plain"]
+PARTITION_MS = 1_000  # what a test's clock goes on by is whole partitions
 START = 1_800_000_000_000
 DAY = 86_400_000
 NOBODY = 999_999_999
@@ -50,9 +54,14 @@ CANCELED = Update(status=JobStatus.CANCELED)
 
 async def open_named(name: str, tmp_path: Path, plan: Plan, clock: Clock, **seams: Any) -> Store:
     """The store of that name on a database in `tmp_path`: made now, or the one that is there."""
-    assert name == "sqlite", f"there is no store {name!r}"
-    store: Store = await open_sqlite(f"sqlite:///{tmp_path / 'callsheet.db'}", plan=plan, clock=clock, **seams)
-    return store
+    assert name in STORES, f"there is no store {name!r}"
+    if name == "sqlite":
+        sqlite: Store = await open_sqlite(f"sqlite:///{tmp_path / 'callsheet.db'}", plan=plan, clock=clock, **seams)
+        return sqlite
+    url = await server.lent(tmp_path, PLAIN if name == "postgres-plain" else "")
+    given = {"ask_time": False, "partition_ms": PARTITION_MS, **seams}
+    postgres: Store = await open_postgres(url, plan=plan, clock=clock, **given)
+    return postgres
 
 
 class ManualClock:

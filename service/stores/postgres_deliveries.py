@@ -1,0 +1,317 @@
+"""PostgreSQL's verbs for deliveries: claims, attempts, sending again."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from service.ids import new_token, row_id
+from service.models import Announcement, AttemptResult, DueDelivery, Endpoint, Job
+from service.states import DeliveryStatus, EndpointStatus
+from service.stores import Room
+from service.stores.plain import DELIVERY_NUMBER
+from service.stores.planning import Given, Loaded, Planner, given_of
+from service.stores.postgres_endpoints import EndpointVerbs
+from service.stores.postgres_rows import CANCELED, ERASED, FAILED, HELD, LEAST_LANE, PENDING, insert, update
+
+HOUR_MS = 3_600_000
+RECOVER_SPACING_MS = 5
+LANES_PER_CLAIM = 4_096  # looked at: one claim's cost is bounded, the next goes on where it stopped
+LANES_AT_ONCE = 256
+TEST_TYPE = "endpoint.test"  # goes to the one endpoint that it was made for, and to no other later
+# One probe of the index per lane, however many rows wait in each.
+LANES = (
+    "WITH RECURSIVE l (lane, due_at) AS ((SELECT lane, due_at FROM deliveries WHERE due_at IS NOT NULL AND lane > $1"
+    " ORDER BY lane, due_at LIMIT 1) UNION ALL SELECT n.lane, n.due_at FROM l CROSS JOIN LATERAL"
+    " (SELECT x.lane, x.due_at FROM deliveries x WHERE x.due_at IS NOT NULL AND x.lane > l.lane"
+    " ORDER BY x.lane, x.due_at LIMIT 1) n) SELECT lane, due_at FROM l LIMIT $2"
+)
+LEAST = "SELECT lane, due_at FROM deliveries WHERE due_at IS NOT NULL AND lane = $1 ORDER BY due_at LIMIT 1"
+CLAIM = (
+    "SELECT x.num, w.lane FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY w (lane, most, place)"
+    " CROSS JOIN LATERAL (SELECT num FROM deliveries WHERE lane = w.lane AND due_at <= $3 AND due_at IS NOT NULL"
+    " ORDER BY due_at LIMIT w.most FOR UPDATE SKIP LOCKED) x LIMIT $4"
+)
+LEASE = "UPDATE deliveries SET lease = $1, due_at = $2 WHERE num = ANY($3::bigint[])"
+DUE_DELIVERIES = (
+    "SELECT x.num, x.tenant, x.event, e.created_at, e.type,"  # noqa: S608 - fixed text, here and below
+    f" COALESCE(b.body, convert_to('{ERASED}', 'UTF8')), x.endpoint, x.lane, x.attempts - x.spent, j.id, d.detail"
+    " FROM unnest($1::bigint[]) WITH ORDINALITY w (num, place) JOIN deliveries x ON x.num = w.num"
+    " JOIN events e ON e.num = x.event LEFT JOIN event_bodies b ON b.event = e.num AND b.created_at = e.created_at"
+    " LEFT JOIN jobs j ON j.num = e.job LEFT JOIN job_details d ON d.job = e.job ORDER BY w.place"
+)
+CLOSE = (
+    "UPDATE deliveries SET status = $1, due_at = NULL, lease = NULL, finished_at = $2 WHERE num IN"
+    " (SELECT num FROM deliveries WHERE lane = $3 AND due_at <= $4 AND due_at IS NOT NULL ORDER BY due_at LIMIT 1000"
+    " FOR UPDATE SKIP LOCKED)"
+)
+INSERT_ATTEMPT = insert("attempts", "delivery number at duration_ms status_code error response")
+RECORD = (
+    "UPDATE deliveries x SET status = v.status, due_at = v.due_at, lease = NULL, attempts = x.attempts + v.counted,"
+    " finished_at = v.finished_at FROM unnest($1::smallint[], $2::bigint[], $3::int[], $4::bigint[], $5::bigint[])"
+    " v (status, due_at, counted, finished_at, num) WHERE x.num = v.num"
+)
+# Back to pending, with its schedule from the start; one that is being sent right now is left alone.
+RESEND = (
+    "UPDATE deliveries x SET status = 0, due_at = v.due_at, lease = NULL, spent = x.attempts, finished_at = NULL"
+    " FROM unnest($1::bigint[], $2::bigint[]) v (due_at, num) WHERE x.num = v.num AND x.lease IS NULL"
+    " AND NOT EXISTS (SELECT 1 FROM endpoints p WHERE p.num = x.endpoint AND p.deleted = 1)"
+)
+EVENT = (
+    f"SELECT e.type, COALESCE(b.body, convert_to('{ERASED}', 'UTF8')), e.job, e.about FROM events e"  # noqa: S608
+    " LEFT JOIN event_bodies b ON b.event = e.num AND b.created_at = e.created_at"
+    " WHERE e.num = $1 AND e.tenant = $2 AND e.type <> $3"
+)
+OF_EVENT = (
+    "SELECT num, endpoint FROM deliveries WHERE event = $1 AND tenant = $2 AND ($3::bigint IS NULL OR endpoint = $3)"
+    " ORDER BY num FOR UPDATE"
+)
+INSERT_MISSING = insert(
+    "deliveries", "num event endpoint tenant lane status due_at attempts spent created_at", status="smallint"
+)
+_NEXT_HELD = "SELECT endpoint FROM deliveries WHERE status = 4 AND endpoint > {} ORDER BY endpoint LIMIT 1"
+HELD_ENDPOINTS = (
+    "WITH RECURSIVE h (endpoint) AS"  # noqa: S608
+    f" (({_NEXT_HELD.format('0')}) UNION ALL SELECT n.endpoint FROM h CROSS JOIN LATERAL"
+    f" ({_NEXT_HELD.format('h.endpoint')}) n) SELECT p.num FROM h JOIN endpoints p ON p.num = h.endpoint"
+    " WHERE p.status = 'active' AND p.deleted = 0 ORDER BY p.num"
+)
+NEXT_HELD = "SELECT num FROM deliveries WHERE status = 4 AND endpoint = $1 LIMIT $2 FOR UPDATE SKIP LOCKED"
+RELEASE = update("deliveries", "num", ["due_at"]).replace(" SET ", " SET status = 0, ")
+
+
+class DeliveryVerbs(EndpointVerbs):
+    # -- claims
+
+    async def claim_deliveries(self, *, room: Room, lease_ms: int, limit: int) -> list[DueDelivery]:
+        if limit <= 0:
+            return []
+        claimed = list((await self._pool.commit(self._claim_deliveries, [(room, lease_ms, limit)]))[0])
+        self._hold("deliveries", ((due.num, due.lease) for due in claimed), self.now() + lease_ms)
+        return claimed
+
+    async def _claim_deliveries(self, items: list[tuple[Room, int, int]]) -> list[list[DueDelivery]]:
+        return [await self._claim_due(*item) for item in items]
+
+    async def _claim_due(self, room: Room, lease_ms: int, limit: int) -> list[DueDelivery]:
+        """First the lanes with due work and room, in turn, then their rows: none starves behind another's."""
+        now, ends = self.now(), self._pool.monotonic() + lease_ms / 1000
+        taken: list[int] = []
+        lanes, self._last_lane = await self._due_lanes(now)
+        for start in range(0, len(lanes), LANES_AT_ONCE):
+            rooms = [(lane, room(lane)) for lane in lanes[start : start + LANES_AT_ONCE]]
+            part = await self._open_lanes([lane for lane in rooms if lane[1] > 0], now)
+            if part:
+                rows = await self._rows(CLAIM, *map(list, zip(*part, strict=True)), now, limit - len(taken))
+                taken += [row[0] for row in rows]
+                if len(taken) >= limit:
+                    self._last_lane = rows[-1][1]
+                    break
+        if not taken:
+            return []
+        token = new_token()
+        await self._run(LEASE, token, now + lease_ms, taken)
+        return [self._due_delivery(row, token, ends) for row in await self._rows(DUE_DELIVERIES, taken)]
+
+    async def _due_lanes(self, now: int) -> tuple[list[int], int]:
+        """Lanes with due work, each once, beginning behind the one that was looked at last; and the last looked at."""
+        start = self._last_lane
+        rows = await self._rows(LANES, start, LANES_PER_CLAIM)
+        if len(rows) < LANES_PER_CLAIM and start > LEAST_LANE:
+            rest = await self._rows(LANES, LEAST_LANE, LANES_PER_CLAIM - len(rows))
+            rows += [row for row in rest if row[0] <= start]
+        return [lane for lane, due_at in rows if due_at <= now], rows[-1][0] if rows else start
+
+    async def _open_lanes(self, lanes: list[tuple[int, int]], now: int) -> list[tuple[int, int]]:
+        """Without those whose endpoint takes nothing now: what is due of them is held or canceled."""
+        endpoints = [lane for lane, _ in lanes if lane > 0]
+        if not endpoints:
+            return lanes
+        sql = "SELECT num, status, deleted FROM endpoints WHERE num = ANY($1::bigint[])"
+        states = {num: (status, deleted) for num, status, deleted in await self._rows(sql, endpoints)}
+        closed = {num for num in endpoints if states.get(num) != (EndpointStatus.ACTIVE, 0)}
+        for lane in sorted(closed):
+            status = HELD if lane in states and not states[lane][1] else CANCELED
+            await self._run(CLOSE, status, now if status == CANCELED else None, lane, now)
+        return [(lane, most) for lane, most in lanes if lane not in closed]
+
+    def _due_delivery(self, row: Sequence[Any], lease: int, ends: float) -> DueDelivery:
+        num, tenant, event, event_at, kind, body, endpoint, lane, attempts, job, detail = row
+        given = given_of(detail) if detail is not None else Given()
+        return DueDelivery(
+            num=num,
+            tenant=tenant,
+            event_id=row_id("evt", event_at, self.nonce, event),
+            event_type=kind,
+            body=body,
+            endpoint=endpoint,
+            lane=lane,
+            lease=lease,
+            lease_ends=ends,
+            attempts=attempts,
+            job_id=job,
+            callback_url=given.callback_url if endpoint == 0 else None,
+            callback_secret=given.callback_secret if endpoint == 0 else None,
+            traceparent=given.traceparent,
+        )
+
+    # -- attempts
+
+    async def record_attempts(self, results: Sequence[AttemptResult]) -> list[DueDelivery]:
+        recorded = await self._pool.commit(self._record_attempts, results)
+        for result in results:
+            self._leases["deliveries"].pop(result.delivery, None)
+        return self._fresh([delivery for fresh in recorded for delivery in fresh])
+
+    async def _record_attempts(self, results: list[AttemptResult]) -> list[list[DueDelivery]]:
+        """Only the holder of a delivery's lease can write to it, once: what a stalled sender brings late is dropped."""
+        sql = "SELECT num, lease, attempts, tenant, endpoint FROM deliveries WHERE num = ANY($1::bigint[])"
+        rows = await self._rows(sql + " ORDER BY num FOR UPDATE", [result.delivery for result in results])
+        held = {row[0]: row for row in rows}
+        valid: dict[int, tuple[int, AttemptResult]] = {}
+        for index, result in enumerate(results):
+            if result.delivery in held and held[result.delivery][1] == result.lease:
+                valid.setdefault(result.delivery, (index, result))
+        attempts = [
+            (num, held[num][2] + 1, r.at, r.duration_ms, r.status_code, r.error, r.response)
+            for num, (_, r) in valid.items()
+            if r.counts
+        ]
+        await self._partitions.ensure("attempts", (row[2] for row in attempts))
+        await self._many(INSERT_ATTEMPT, attempts)
+        await self._many(RECORD, [(*_recorded(result), num) for num, (_, result) in valid.items()])
+        said = [(index, r, held[num][3], held[num][4]) for num, (index, r) in valid.items() if r.announce or r.disable]
+        return await self._consequences(said, len(results))
+
+    async def _consequences(
+        self, said: list[tuple[int, AttemptResult, int, int]], results: int
+    ) -> list[list[DueDelivery]]:
+        """An endpoint that said 410 is disabled; a delivery that used up its schedule is announced."""
+        if not said:
+            return [[] for _ in range(results)]
+        disabled = {
+            index: result.disable is None or await self._disable(tenant, endpoint, result.disable)
+            for index, result, tenant, endpoint in said
+        }
+        loaded = Loaded()
+        loaded.endpoints = await self._load_endpoints({tenant for _, _, tenant, _ in said})
+        planner = Planner(loaded, self._plan, self.now())
+        for index, result, tenant, _ in said:
+            if result.announce is not None and disabled[index]:
+                planner.announce(index, tenant, None, [result.announce])
+        return await self._save_events(planner.writes, results)
+
+    def _fresh(self, deliveries: list[DueDelivery]) -> list[DueDelivery]:
+        """Remember what was born with a lease of ours."""
+        until = self.now() + 90_000
+        self._hold("deliveries", ((due.num, due.lease) for due in deliveries), until)
+        return deliveries
+
+    # -- sending again
+
+    async def resend(self, tenant: int, *, event: int, endpoint: int | None, delivery: int | None) -> int:
+        """Put deliveries back to pending, and make those that a matching endpoint has not; how many are due now."""
+        return int((await self._pool.commit(self._resend, [(tenant, event, endpoint, delivery)]))[0])
+
+    async def _resend(self, items: list[tuple[int, int, int | None, int | None]]) -> list[int]:
+        self._pool.news = True
+        return [await self._resend_one(*item) for item in items]
+
+    async def _resend_one(self, tenant: int, event: int, endpoint: int | None, delivery: int | None) -> int:
+        now = self.now()
+        if delivery is not None:
+            return await self._run(RESEND + " AND x.tenant = $3", [now], [delivery], tenant)
+        existing = await self._rows(OF_EVENT, event, tenant, endpoint)
+        again = await self._many(RESEND, [(now, num) for num, _ in existing])
+        return again + await self._make_missing(tenant, event, endpoint, {row[1] for row in existing}, now)
+
+    async def _make_missing(self, tenant: int, event: int, endpoint: int | None, have: set[int], due_at: int) -> int:
+        found = await self._rows(EVENT, event, tenant, TEST_TYPE)
+        if not found:
+            return 0
+        kind, body, job_num, about = found[0]
+        data = msgspec.json.decode(body).get("data", {})
+        said = Announcement(type=kind, body=body, data=data, about_endpoint=about)
+        jobs: dict[int, Job] = await self._load_jobs([job_num], lock=False) if job_num is not None else {}
+        targets = self._plan.targets(said, jobs.get(job_num), (await self._load_endpoints([tenant]))[tenant])
+        missing = [t for t in targets if t.endpoint not in have and endpoint in (None, t.endpoint)]
+        if not missing:
+            return 0
+        now = self.now()
+        rows = [
+            (num, event, t.endpoint, tenant, t.lane, HELD if t.held else PENDING, None if t.held else due_at, 0, 0, now)
+            for num, t in zip(await self._numbers(len(missing)), missing, strict=True)
+        ]
+        return await self._many(INSERT_MISSING + " ON CONFLICT (event, endpoint) DO NOTHING", rows)
+
+    async def recover(self, endpoint: Endpoint, *, since: int, after: int, limit: int) -> tuple[int, int | None]:
+        """Send again what the endpoint did not get of the events since then: (how many, the last event looked at)."""
+        found = (await self._pool.commit(self._recover, [(endpoint, since, after, limit)]))[0]
+        return found[0], found[1]
+
+    async def _recover(self, items: list[tuple[Endpoint, int, int, int]]) -> list[tuple[int, int | None]]:
+        self._pool.news = True
+        return [await self._recover_page(*item) for item in items]
+
+    async def _recover_page(self, endpoint: Endpoint, since: int, after: int, limit: int) -> tuple[int, int | None]:
+        sql = (
+            "SELECT e.num, e.type, x.num, x.status FROM events e LEFT JOIN deliveries x ON x.event = e.num"  # noqa: S608
+            " AND x.endpoint = $1 WHERE e.tenant = $2 AND e.num > $3 AND e.created_at >= $4"
+            f" AND e.num < {self._horizon()} ORDER BY e.num LIMIT $5"
+        )
+        start = after or await self._last_event_before(since)
+        rows = await self._rows(sql, endpoint.num, endpoint.tenant, start, since, limit)
+        again, count = [], 0
+        for place, (event, kind, delivery, status) in enumerate(rows):
+            due_at = self.now() + place * RECOVER_SPACING_MS
+            if delivery is None:
+                count += await self._make_missing(endpoint.tenant, event, endpoint.num, set(), due_at)
+            elif status in (FAILED, HELD) or (status == CANCELED and kind != "job.progress"):  # superseded progress
+                again.append((due_at, delivery))
+        return count + await self._many(RESEND, again), rows[-1][0] if rows else None
+
+    async def _last_event_before(self, since: int) -> int:
+        """The number before which all events are older, found by halving: numbers and times rise together.
+
+        A clock that was set back, or a transaction that took long, makes it stop early, never late: the margin is an
+        hour.
+        """
+        sql = "SELECT num, created_at FROM events WHERE num >= $1 ORDER BY num LIMIT 1"
+        first = await self._rows(sql, 0)
+        low, high = (
+            first[0][0] if first else 0,
+            (await self._rows("SELECT COALESCE(max(num), 0) + 1 FROM events"))[0][0],
+        )
+        if first and first[0][1] >= since - HOUR_MS:
+            return 0
+        while high - low > 1:
+            middle = (low + high) // 2
+            row = await self._rows(sql, middle)
+            low, high = (row[0][0], high) if row and row[0][1] < since - HOUR_MS else (low, middle)
+        return int(low)
+
+    # -- what was held
+
+    async def release_held(self, *, limit: int, spread_ms: int) -> int:
+        """Make due what was held for endpoints that are active again, spread out; how many."""
+        if not await self.rows(HELD_ENDPOINTS):
+            return 0
+        return int((await self._pool.commit(self._release_held, [(limit, spread_ms)]))[0])
+
+    async def _release_held(self, items: list[tuple[int, int]]) -> list[int]:
+        return [await self._release(*item) for item in items]
+
+    async def _release(self, limit: int, spread_ms: int) -> int:
+        """Endpoint by endpoint, so that the many rows held for a dead one are not read each time."""
+        nums: list[int] = []
+        for (endpoint,) in await self._rows(HELD_ENDPOINTS):
+            if len(nums) < limit:
+                nums += [row[0] for row in await self._rows(NEXT_HELD, endpoint, limit - len(nums))]
+        now, step = self.now(), spread_ms / max(limit, 1)
+        return await self._many(RELEASE, [(now + int(place * step), num) for place, num in enumerate(nums)])
+
+
+def _recorded(result: AttemptResult) -> tuple[int, int | None, int, int | None]:
+    over = result.status not in (DeliveryStatus.PENDING, DeliveryStatus.HELD)
+    finished = result.at + result.duration_ms if over else None
+    return DELIVERY_NUMBER[result.status], result.due_at, int(result.counts), finished

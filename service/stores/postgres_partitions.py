@@ -1,0 +1,84 @@
+"""Tables partitioned by time: attempts, raw callbacks, event bodies. Made ahead, and dropped whole when they are old.
+
+A database is partitioned or not from its beginning, as its first opening said.
+"""
+
+from collections.abc import Iterable
+from contextlib import suppress
+
+import asyncpg
+
+from service.errors import StoreUnavailable
+from service.stores.postgres_pool import Pool
+
+DAY_MS = 86_400_000
+AHEAD = 3  # partitions that there are before they are needed
+COLUMN = {"attempts": "at", "callbacks": "received_at", "event_bodies": "created_at"}
+MADE = (asyncpg.DuplicateTableError, asyncpg.UniqueViolationError, asyncpg.DuplicateObjectError)
+CHILDREN = (
+    "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent"
+    " WHERE p.relname = $1 AND pg_table_is_visible(p.oid)"
+)
+
+
+class Partitions:
+    """Names say their range: `attempts_1800000000000_1800086400000`."""
+
+    def __init__(self, pool: Pool, span_ms: int = DAY_MS):
+        self._pool, self._span = pool, span_ms
+        self._known: set[tuple[str, int]] = set()
+        self.used = False
+
+    async def open(self) -> None:
+        """Learn whether the database is partitioned."""
+        rows = await self._pool.fetch("SELECT value FROM meta WHERE key = 'partitions'")
+        self.used = bool(rows) and rows[0][0] == "on"
+        await self.make_ahead()
+
+    async def make_ahead(self) -> None:
+        now = self._pool.now()
+        for table in COLUMN:
+            await self.ensure(table, (now + n * self._span for n in range(AHEAD if self._span == DAY_MS else 1)))
+
+    async def ensure(self, table: str, moments: Iterable[int]) -> None:
+        """Make what rows of these moments need. Asks nothing where this node knows them all."""
+        if not self.used:
+            return
+        for start in sorted({at - at % self._span for at in moments}):
+            if (table, start) not in self._known:
+                await self._make(table, start)
+                self._known.add((table, start))
+
+    async def _make(self, table: str, start: int) -> None:
+        """Made apart and then attached: that waits for no transaction that writes."""
+        end = start + self._span
+        name = f"{table}_{start}_{end}"
+        with suppress(*MADE):  # another node was first
+            async with self._pool.beside() as db:
+                await db.execute(f"CREATE TABLE {name} (LIKE {table} INCLUDING ALL)")
+                await db.execute(f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ({start}) TO ({end})")
+
+    def forget(self) -> None:
+        """Another node may have dropped what this one knows."""
+        self._known.clear()
+
+    async def drop(self, table: str, before: int, *, unless: str | None = None) -> int:
+        """Drop what ended before that moment; how many had rows. Where the query `unless` finds any, it stays."""
+        if not self.used:
+            return 0
+        dropped = 0
+        for (name,) in await self._pool.fetch(CHILDREN, table):
+            if int(name.rpartition("_")[2]) <= before:
+                dropped += await self._drop(name, unless)
+        return dropped
+
+    async def _drop(self, name: str, unless: str | None) -> bool:
+        with suppress(asyncpg.UndefinedTableError, StoreUnavailable):
+            async with self._pool.beside() as db:
+                if unless is not None and await db.fetch(unless.format(name)):
+                    return False
+                await db.execute("SET LOCAL lock_timeout = '2s'")  # who writes waits no longer than this
+                held = await db.fetchval(f"SELECT EXISTS (SELECT 1 FROM {name})")  # noqa: S608
+                await db.execute(f"DROP TABLE {name}")
+                return bool(held)
+        return False

@@ -1,0 +1,325 @@
+"""What only PostgreSQL has: several nodes on one database, its clock, lost connections, late committers."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+import pytest
+
+from service.clock import SystemClock
+from service.errors import SchemaTooNew, StoreUnavailable
+from service.facts import Arrival, CancelAsked
+from service.states import JobStatus, Source, Work
+from service.stores.postgres import PostgresStore, open_store
+from service.stores.postgres_pool import Options, read_url
+from tests.stores import server
+from tests.stores.world import START, SUCCEEDED, ManualClock, Real, World, a_job, add_credential, new, page, said
+
+pytestmark = pytest.mark.anyio
+
+
+@contextlib.asynccontextmanager
+async def node(url: str, clock: Any = None, *, ask_time: bool = False) -> AsyncIterator[World]:
+    clock = clock or ManualClock()
+    store = await open_store(url, plan=Real(), clock=clock, ask_time=ask_time)
+    try:
+        tenant = await store.create_tenant("default", b"sealed")
+        yield World(store, clock, tenant.num, await add_credential(store, tenant.num))
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+async def url(tmp_path: Path) -> str:
+    return await server.database(tmp_path)
+
+
+@contextlib.asynccontextmanager
+async def aside(url: str) -> AsyncIterator[Any]:
+    """Somebody else's connection to the same database."""
+    db = await asyncpg.connect(url)
+    try:
+        yield db
+    finally:
+        db.terminate()
+
+
+def test_our_options_are_taken_out_of_the_url() -> None:
+    kept, options = read_url("postgresql://u:p%40@h:5433/d?sslmode=require&notify=off&pool=9&statement_cache=0")
+    assert kept == "postgresql://u:p%40@h:5433/d?sslmode=require"
+    assert options == Options(notify=False, pool=9, statement_cache=0)
+    assert read_url("postgresql:///d?host=%2Ftmp")[1] == Options()
+
+
+# -- several nodes
+
+
+async def test_nodes_that_open_a_new_database_at_once_make_it_once(url: str) -> None:
+    stores = await asyncio.gather(*(open_store(url, plan=Real(), clock=SystemClock()) for _ in range(5)))
+    assert len({store.nonce for store in stores}) == 1
+    await asyncio.gather(*(store.close() for store in stores))
+    async with aside(url) as db:
+        assert await db.fetchval("SELECT count(*) = max(version) FROM migrations")
+
+
+async def test_a_newer_schema_is_refused(url: str) -> None:
+    async with node(url), aside(url) as db:
+        await db.execute("INSERT INTO migrations VALUES (9999, 'newer', 0)")
+    with pytest.raises(SchemaTooNew, match="9999"):
+        await open_store(url, plan=Real(), clock=SystemClock())
+
+
+async def test_nodes_share_jobs_and_deliveries_and_none_is_anothers(url: str) -> None:
+    async with node(url) as one, node(url) as two:
+        await one.endpoint()
+        jobs = [await one.queued() for _ in range(60)]
+        claims = await asyncio.gather(*(w.claim_jobs(limit=10) for _ in range(6) for w in (one, two)))
+        claimed = [job.num for part in claims for job in part]
+        assert sorted(claimed) == sorted(job.num for job in jobs)
+        moved = await asyncio.gather(*(w.tell(job, CancelAsked(supported=True)) for w in (one, two) for job in jobs))
+        assert [applied.verdict for applied in moved].count("applied") == 60
+        due = await asyncio.gather(*(w.claim(limit=10) for _ in range(6) for w in (one, two)))
+        assert sorted(d.num for part in due for d in part) == sorted({d.num for part in due for d in part})
+        assert sum(map(len, due)) == 60
+        assert len(await one.types()) == 60
+
+
+async def test_one_key_sent_to_two_nodes_is_one_job(url: str) -> None:
+    async with node(url) as one, node(url) as two:
+        for n in range(20):
+            makes = (w.create(new(a_job(w.tenant, w.credential), key=str(n))) for w in (one, two, one, two))
+            made = await asyncio.gather(*makes)
+            assert sorted(m.verdict for m in made) == ["created", "replayed", "replayed", "replayed"]
+            assert len({m.job.num for m in made}) == 1
+
+
+async def test_what_a_node_holds_when_it_stops_is_anothers_at_once(url: str) -> None:
+    async with node(url) as one, node(url) as two:
+        await one.endpoint()
+        await one.processing()
+        await one.queued()
+        assert (len(await one.claim_jobs()), len(await one.claim())) == (1, 1)
+        assert await two.claim_jobs() == [] and await two.claim() == []
+        assert await two.store.release_leases() == 0
+        assert await one.store.release_leases() == 2
+        assert (len(await two.claim_jobs()), len(await two.claim())) == (1, 1)
+
+
+async def test_another_node_hears_of_new_work(url: str) -> None:
+    async with node(url) as one, node(url) as two:
+        heard = asyncio.Event()
+        two.store.listen(heard.set)
+        while not heard.is_set():  # the ear is opened in the background
+            await one.queued()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(heard.wait(), 0.2)
+
+
+async def test_an_endpoint_made_while_an_event_is_written_waits_for_it(url: str) -> None:
+    async with node(url) as world, aside(url) as db:
+        async with db.transaction():
+            await db.execute("SELECT pg_advisory_xact_lock_shared($1, $2)", 0x63616C6C, world.tenant)
+            making = asyncio.create_task(world.endpoint())
+            await asyncio.sleep(0.2)
+            assert not making.done()
+        await making
+
+
+# -- commit order
+
+
+async def test_a_stream_never_skips_a_late_committer(url: str) -> None:
+    async with node(url) as world, aside(url) as late:
+        transaction = late.transaction()
+        await transaction.start()
+        number = await late.fetchval("SELECT pg_current_xact_id()::text::bigint") << 20
+        sql = "INSERT INTO events (num, tenant, type, created_at) VALUES ($1, $2, 'late', 0)"
+        await late.execute(sql, number, world.tenant)
+        early, _ = await world.store.publish(world.tenant, said("early"), None)
+        assert number < early.num
+        assert [e.type for e in await world.store.events(world.tenant, page(), {})] == ["early"]
+        assert await world.store.events_after(world.tenant, 0, 10) == []  # a cursor here would skip the late one
+        await transaction.commit()
+        streamed = await world.store.events_after(world.tenant, 0, 10)
+        assert [e.type for e in streamed] == ["late", "early"]
+
+
+async def test_a_database_restored_on_another_server_numbers_on(url: str) -> None:
+    async with node(url) as world, aside(url) as db:
+        far = 1 << 60
+        sql = "INSERT INTO events (num, tenant, type, created_at) VALUES ($1, $2, 'restored', 0)"
+        await db.execute(sql, far, world.tenant)
+    async with node(url) as world:
+        event, _ = await world.store.publish(world.tenant, said("new"), None)
+        assert event.num > far
+        assert [e.type for e in await world.store.events_after(world.tenant, 0, 10)] == ["restored", "new"]
+
+
+# -- the database's clock
+
+
+async def test_leases_go_by_the_databases_clock(url: str) -> None:
+    hours = ManualClock(START - 7_200_000)
+    async with node(url, hours, ask_time=True) as wrong, node(url, SystemClock(), ask_time=True) as right:
+        now = SystemClock().now()
+        await wrong.queued(now=now)
+        ((job, _),) = await wrong.store.claim_jobs(Work.SUBMIT, room=lambda c: 1, lease_ms=60_000, limit=1)
+        assert job.due_at is not None and abs(job.due_at - now - 60_000) < 10_000
+        assert await right.claim_jobs() == []
+
+
+# -- what goes wrong
+
+
+class Proxy:
+    """A TCP way to the server that can be cut: when COMMIT passes, or when its answer comes back."""
+
+    def __init__(self, path: str):
+        self._path, self.cut, self.cuts = path, "", 0
+        self._ends: list[asyncio.StreamWriter] = []
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[str]:
+        serving = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        try:
+            yield f"127.0.0.1:{serving.sockets[0].getsockname()[1]}"
+        finally:
+            serving.close()
+            for end in self._ends:
+                end.transport.abort()
+            await asyncio.sleep(0.05)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind, before = await asyncio.open_unix_connection(self._path)
+        self._ends += [writer, before]
+        committing = asyncio.Event()
+
+        def outward(data: bytes) -> bool:
+            if b"COMMIT\0" in data and self.cut:
+                self.cuts += 1
+                committing.set()
+                if self.cut == "before":
+                    self.cut = ""
+                    return False
+            return True
+
+        def inward(data: bytes) -> bool:
+            if committing.is_set() and self.cut == "after":
+                self.cut = ""
+                return False
+            return True
+
+        ways = [asyncio.create_task(_pump(*w)) for w in ((reader, before, outward), (behind, writer, inward))]
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for way in ways:
+            way.cancel()
+        for end in (before, writer):
+            end.transport.abort()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: Callable[[bytes], bool]) -> None:
+    with contextlib.suppress(ConnectionError):
+        while (data := await reader.read(65536)) and passes(data):
+            writer.write(data)
+            await writer.drain()
+
+
+def _socket(url: str) -> str:
+    given = parse_qs(urlsplit(url).query)
+    if not given.get("host", [""])[0].startswith("/"):
+        pytest.skip("the server that was given has no socket file")
+    return f"{given['host'][0]}/.s.PGSQL.{given.get('port', ['5432'])[0]}"
+
+
+@pytest.mark.parametrize("cut", ["before", "after"])
+async def test_a_connection_lost_around_a_commit_does_nothing_twice_and_loses_nothing(url: str, cut: str) -> None:
+    proxy, parts = Proxy(_socket(url)), urlsplit(url)
+    async with proxy.running() as way, node(f"postgresql://postgres@{way}{parts.path}?notify=off") as world:
+        await world.endpoint()
+        for n in range(10):
+            proxy.cut = cut
+            job = await world.queued()
+            proxy.cut = cut
+            told = Arrival(job=job.num, fact=CancelAsked(supported=True), source=Source.CLIENT, dedupe_key=str(n))
+            applied = (await world.store.apply([told]))[0]
+            assert applied.verdict == "applied"
+            assert (await world.now(job)).status is JobStatus.CANCELED
+        assert proxy.cuts == 20
+        proxy.cut = ""
+        assert len(await world.store.jobs(world.tenant, page(), {})) == 10
+        assert await world.types() == ["job.canceled"] * 10
+        assert len(await world.statuses()) == 10
+
+
+async def test_a_deadlock_is_run_again(url: str) -> None:
+    async with node(url) as world, aside(url) as db:
+        first, second = await world.processing(), await world.processing()
+        transaction = db.transaction()
+        await transaction.start()
+        await db.execute("SELECT 1 FROM jobs WHERE num = $1 FOR UPDATE", second.num)
+        both = [Arrival(job=job.num, fact=SUCCEEDED, source=Source.POLL) for job in (first, second)]
+        applying = asyncio.create_task(world.store.apply(both))
+        await asyncio.sleep(0.2)
+        await db.execute("SELECT 1 FROM jobs WHERE num = $1 FOR UPDATE", first.num)  # now each waits for the other
+        await transaction.rollback()
+        assert [applied.verdict for applied in await applying] == ["applied", "applied"]
+        await asyncio.sleep(1.1)  # the server's own counts come late
+        async with aside(url) as other:
+            assert await other.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        assert (await world.types()).count("job.succeeded") == 2
+
+
+async def test_a_server_that_ends_every_connection_is_met_again(url: str) -> None:
+    async with node(url) as world, aside(url) as db:
+        await world.queued()
+        ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()"
+        assert await db.fetchval(ended + " AND pid <> pg_backend_pid()") > 0
+        await world.queued()
+        assert len(await world.claim_jobs()) == 2
+
+
+async def test_a_server_that_is_not_there_is_not_available() -> None:
+    with pytest.raises(StoreUnavailable):
+        await open_store("postgresql://postgres@127.0.0.1:9/nothing", plan=Real(), clock=SystemClock())
+
+
+async def test_without_leave_to_make_them_missing_tables_are_said(url: str) -> None:
+    with pytest.raises(StoreUnavailable, match="callsheet migrate"):
+        await open_store(url, plan=Real(), clock=SystemClock(), create=False)
+
+
+async def test_nothing_needs_prepared_statements(url: str) -> None:
+    """As behind a PgBouncer that pools transactions."""
+    async with node(url + ("&" if "?" in url else "?") + "statement_cache=0") as world, node(url) as other:
+        job = await world.succeeded()
+        prepared = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%pg_prepared%'"
+        assert (await world.now(job)).status is JobStatus.SUCCEEDED
+        assert [(await one.store.write(prepared))[0][0] for one in (other, world)] == [1, 0]
+
+
+# -- partitions
+
+
+async def test_old_partitions_are_dropped_and_bodies_stay_with_their_events(tmp_path: Path) -> None:
+    url, clock = await server.database(tmp_path), ManualClock()
+    store: PostgresStore = await open_store(url, plan=Real(), clock=clock, ask_time=False, partition_ms=1_000)
+    tenant = await store.create_tenant("default", b"sealed")
+    world = World(store, clock, tenant.num, await add_credential(store, tenant.num))
+    try:
+        await world.succeeded()
+        clock.forward(10)
+        await world.processing()
+        everything = {"attempts_before": clock.at, "held_before": clock.at, "jobs_before": clock.at, "limit": 100}
+        async with aside(url) as db:
+            count = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'event_bodies'::regclass"
+            assert await db.fetchval(count) == 2
+            assert await store.prune(**everything) == 1
+            await store.prune(**everything)
+            assert await db.fetchval(count) == 1
+        assert [b"job.processing" in e.body for e in await store.events(world.tenant, page(), {})] == [True]
+    finally:
+        await store.close()
