@@ -34,6 +34,7 @@ from service.spending import Budget, Tally
 from service.states import JobStatus, Json, Record, Work
 
 Room = Callable[[int], int]  # how many more of this lane or credential may start now
+COPIED_AT = "copied_at"  # of `meta`: when this copy was taken, until its open submits are settled; then empty
 Offer = Callable[[int], bool]  # whether a sender here has a free slot for this lane; counts what it promised
 
 
