@@ -79,6 +79,22 @@ class Booked(Record, frozen=True, kw_only=True):
     provider_job_ids: tuple[str, ...] = ()
 
 
+class Table(Record, frozen=True, kw_only=True):
+    name: str
+    rows: int  # exact on SQLite, an estimate where counting is dear
+    bytes: int | None  # with its indexes; None where it was not measured
+
+
+class Storage(Record, frozen=True, kw_only=True):
+    """What the database is and holds, for `doctor`."""
+
+    engine: str  # name and version
+    schema: int
+    durability: str  # the setting that decides
+    durable: bool  # whether each commit survives a power cut
+    tables: tuple[Table, ...]
+
+
 class Store(Protocol):
     nonce: int  # 16 bits made with the database; part of every row id
 
@@ -138,6 +154,7 @@ class Store(Protocol):
     async def owners(self, credential: int, provider_job_ids: Sequence[str]) -> list[Booked]: ...
     async def rejected_callbacks(self, provider: str) -> list[RawCallback]: ...
     async def backlog(self) -> Json: ...
+    async def storage(self) -> Storage: ...
 
     # settings rows
     async def tenant(self, name: str) -> Tenant | None: ...

@@ -20,6 +20,7 @@ from service.stores.sqlite_deliveries import DeliveryVerbs
 from service.stores.sqlite_files import Connect, Files
 from service.stores.sqlite_money import MoneyVerbs
 from service.stores.sqlite_rows import CANCELED, HELD, PENDING
+from service.stores.sqlite_storage import StorageVerbs
 
 _encode = msgspec.json.encode
 _places = ", ".join("?" * len(JOB_COLUMNS))
@@ -64,7 +65,7 @@ async def open_store(
     return SqliteStore(files, plan=plan, clock=clock)
 
 
-class SqliteStore(DeliveryVerbs, MoneyVerbs):
+class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
     async def check(self) -> None:
         """Write something and wait for its commit, as an accept does."""
         await self.set_meta("checked_at", str(self.now()))
