@@ -1,6 +1,6 @@
 # Each target says what it does: `make help`. README gives the line that does the same without make.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check lint types layout tables bench kill charges clean
+.PHONY: help demo serve test check lint types layout tables env bench kill charges clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3.14 || command -v python3)
 BIN := .venv/bin
@@ -50,6 +50,9 @@ layout: .venv/installed-test
 
 tables: .venv/installed-test  ## the operation table of service/providers/README.md, made from the code
 	@$(BIN)/python -m tests.providers.operation_table --write
+
+env: .venv/installed-test  ## deploy/.env.example, made from the settings
+	@$(BIN)/python -m tests.deploy.env_example --write
 
 bench: .venv/installed-test  ## ratios to bare baselines, in one run
 	@$(BIN)/python -m tests.bench $(ARGS)

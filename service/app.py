@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random as system_random
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_network
 from typing import Any
@@ -21,6 +21,7 @@ from service.lanes import Lanes
 from service.links import stable_links
 from service.models import Job
 from service.providers import Operation, Provider
+from service.restoring import settle_copy
 from service.sealed import Sealed
 from service.settings import Settings, load_vault
 from service.stores import Offer, Plan, Store, open_store
@@ -49,6 +50,14 @@ class Service:
 
     context: Context
     egress: Egress
+    restored: int | None = None  # jobs of a copy that became `unknown` at this start
+
+    async def settle_copy(self) -> int | None:
+        """Where the database is a copy, first of all: nothing of it is sent again. How many jobs; None where it is not.
+
+        Raises `StoreUnavailable`.
+        """
+        return await settle_copy(self.context.store, self.context.transitions, self.context.clock.now())
 
     async def close(self) -> None:
         """Finish what is under way, then close connections and the database."""
@@ -105,10 +114,14 @@ async def build(
     egress = make_egress(policy=policy, trusted=_base_urls(settings, known), proxy=settings.egress_proxy)
     owned = contextlib.nullcontext if role != "api" else partial(_owned_while_ticking, store)
     parts = Parts(settings, clock, random, vault, sealed, known, store, accounts, policy, egress, lanes, owned)
-    context = parts.context()
+    service = Service(context=parts.context(), egress=egress)
     if role != "api":
-        store.listen(context.loops.wake)
-    return Service(context=context, egress=egress)
+        store.listen(service.context.loops.wake)
+    try:
+        return replace(service, restored=await service.settle_copy()) if own_loops else service
+    except BaseException:
+        await service.close()
+        raise
 
 
 @contextlib.asynccontextmanager

@@ -149,6 +149,10 @@ class Resolve(Record, frozen=True, kw_only=True):
     correlation: str | None = None  # of the new intent that a resubmit is
 
 
+class Restored(Record, frozen=True, kw_only=True):
+    """The database is a copy of an earlier state: what it shows as not sent may have been sent since."""
+
+
 class Hint(Record, frozen=True, kw_only=True):
     """Somebody, unproven, says that something changed: look at once.
 
@@ -167,7 +171,7 @@ class Clash(Record, frozen=True, kw_only=True):
 
 Fact = (
     Update | Accepted | Done | Refused | NotNow | NotFound | Unknown
-    | Begin | CancelAsked | CancelSent | DeadlinePassed | Resolve | Hint | Clash
+    | Begin | CancelAsked | CancelSent | DeadlinePassed | Resolve | Restored | Hint | Clash
 )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ class Pruning:
         now, settings = self._clock.now(), self._settings
         deleted = await self._store.prune(
             attempts_before=now - settings.retention_attempts_days * DAY_MS,
+            callbacks_before=now - settings.retention_callbacks_days * DAY_MS,
             held_before=now - settings.retention_held_days * DAY_MS,
             jobs_before=now - settings.retention_jobs_days * DAY_MS,
             limit=BATCH,

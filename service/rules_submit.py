@@ -25,6 +25,8 @@ from service.outcomes import CLAIM_AGAIN_MS, announced, ended, failed, finished,
 from service.providers import Operation
 from service.states import TERMINAL, ErrorCode, JobStatus, Work
 
+RESTORED = "restored from a backup: it may have been submitted since the backup was taken"
+
 
 class SubmitRules:
     """`operation_of` knows the job's operation; `random` returns 0 to 1; `correlate` makes an id for a new intent."""
@@ -152,6 +154,15 @@ class SubmitRules:
             moved = replace(job, reason=fact.reason, work=Work.SETTLE, lease=None, due_at=due_at)
             return Decision(verdict="applied", job=touched(moved, now), notes=(note,))
         return given_up(job, fact.reason, now, (note,))
+
+    def distrust(self, job: Job, arrival: Arrival, now: int) -> Decision:
+        """From a backup: whatever was sent after it was taken is not in it, so that nothing is sent again by itself.
+
+        Counted as submitted when it came, so that a look-up reads back far enough.
+        """
+        note = _submit_note(arrival, now, "unknown", reason=RESTORED)
+        submitted_at = job.submitted_at if job.submitted_at is not None else job.created_at
+        return given_up(replace(job, submitted_at=submitted_at), RESTORED, now, (note,))
 
     def disbelieve(self, job: Job, arrival: Arrival, now: int) -> Decision:
         """The provider does not know the id that somebody claimed: the job stays unknown."""

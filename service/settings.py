@@ -69,6 +69,7 @@ class Settings:
     credential_concurrency: int = knob("16", knobs.whole(1, 1_000), "requests", "submits in flight for one credential")
     max_pending_jobs: int = knob("100000", knobs.whole(1, 10**9), "jobs", "queued per tenant; past it 429")
     retention_attempts_days: int = knob("30", knobs.whole(1, 36_500), "days", "that attempts are kept")
+    retention_callbacks_days: int = knob("30", knobs.whole(1, 36_500), "days", "that providers' callbacks are kept raw")
     retention_jobs_days: int = knob("90", knobs.whole(1, 36_500), "days", "that finished jobs and events are kept")
     retention_held_days: int = knob("30", knobs.whole(1, 36_500), "days", "that held deliveries wait")
     retention_files_days: int = knob("7", knobs.whole(1, 36_500), "days", "that uploaded files are kept")

@@ -20,6 +20,7 @@ from service.facts import (
     NotNow,
     Refused,
     Resolve,
+    Restored,
     Unknown,
     Update,
 )
@@ -83,6 +84,7 @@ TABLE: Mapping[type, Mapping[JobStatus, Rule]] = {
     CancelSent:     _row(ignore,           ignore,           ignore,           R.cancel_sent,    R.cancel_sent),
     DeadlinePassed: _row(R.expire,         ignore,           ignore,           R.expire,         ignore),
     Resolve:        _row(ignore,           ignore,           R.resolve,        ignore,           ignore),
+    Restored:       _row(R.distrust,       R.distrust,       ignore,           ignore,           ignore),
 }
 # fmt: on
 

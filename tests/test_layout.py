@@ -55,6 +55,7 @@ LAYERS: list[set[str]] = [
         "polling",
         "delivery",
         "pruning",
+        "restoring",
         "waiting",
         "passthrough",
         "reconciling",

@@ -42,6 +42,7 @@ from service.facts import (
     RawCallback,
     Refused,
     Resolve,
+    Restored,
     Unknown,
     Update,
 )
@@ -252,7 +253,8 @@ clients = st.builds(
 )
 cancels = st.builds(Said, fact=st.just(CancelSent()), source=st.just(Source.POLL), lease=leases, who=whos)
 deadlines = st.builds(Said, fact=st.just(DeadlinePassed()), source=st.just(Source.CLOCK), lease=leases, who=whos)
-anything = st.one_of(submits, polls, callbacks, clients, cancels, deadlines)
+copies = st.builds(Said, fact=st.just(Restored()), source=st.just(Source.CLOCK), lease=leases, who=whos)
+anything = st.one_of(submits, polls, callbacks, clients, cancels, deadlines, copies)
 EVERY = (  # one of each kind, and one of each status
     Begin(),
     Accepted(provider_job_ids=("p1",)),
@@ -270,6 +272,7 @@ EVERY = (  # one of each kind, and one of each status
     CancelSent(),
     DeadlinePassed(),
     Resolve(action="resubmit"),
+    Restored(),
 )
 assert {type(fact) for fact in EVERY} == set(TABLE) - {Clash}
 new_jobs = st.fixed_dictionaries(
@@ -603,7 +606,7 @@ class Machine(RuleBasedStateMachine):
             assert isinstance(said.fact, NotNow) or resubmits, "only a certain refusal or a person sends again (I2)"
         assert (after.correlation != before.correlation) == back, "a new intent, and only that, has a new correlation"
         if after.status is JobStatus.UNKNOWN and before.status is not JobStatus.UNKNOWN:
-            assert before.status is JobStatus.SUBMITTING
+            assert before.status is JobStatus.SUBMITTING or isinstance(said.fact, Restored)
         if isinstance(said.fact, Hint):
             detail = replace(before.detail, claimed=after.detail.claimed)
             work = after.work if said.fact.claims is not None else before.work
@@ -843,6 +846,7 @@ TRACED: tuple[Fact | None, ...] = (  # None: an hour passes
     Resolve(action="adopt", provider_job_id="p3"),
     Resolve(action="fail"),
     Resolve(action="resubmit"),
+    Restored(),
 )
 
 

@@ -20,6 +20,7 @@ from service.facts import (
     NotNow,
     Refused,
     Resolve,
+    Restored,
     Unknown,
     Update,
 )
@@ -157,6 +158,7 @@ ROWS: dict[str, tuple[Fact, tuple[str, ...]]] = {
     "adopt": (Resolve(action="adopt", provider_job_id="p1"), (NO, NO, PLAYS, NO, NO, NO, NO)),
     "adopt nothing": (Resolve(action="adopt"), (NO,) * 7),
     "resolve as failed": (Resolve(action="fail"), (NO, NO, FAILS, NO, NO, NO, NO)),
+    "restored": (Restored(), ("applied unknown job.unknown", "applied unknown job.unknown", NO, NO, NO, NO, NO)),
     "resubmit": (Resolve(action="resubmit", correlation="new"), (NO, NO, "applied queued", NO, NO, NO, NO)),
 }  # fmt: skip
 CELLS = [
@@ -266,6 +268,17 @@ def test_a_reported_cost_replaces_the_quoted_one_and_no_report_leaves_it():
     quoted = a_job("processing", detail=Detail(cost=a_cost("8", "quoted")))
     assert decide(quoted, an_update("succeeded", cost=a_cost("9"))).job.detail.cost == a_cost("9")
     assert decide(quoted, an_update("succeeded")).job.detail.cost == a_cost("8", "quoted")
+
+
+# -- restored from a backup
+
+
+@pytest.mark.parametrize("status", ["queued", "submitting"])
+def test_what_a_backup_shows_as_not_sent_is_never_sent_by_itself(status):
+    job = decide(a_job(status), Restored(), Source.CLOCK).job
+    assert (job.status, job.work, job.due_at, job.lease) == ("unknown", None, None, None)
+    assert "restored from a backup" in job.reason
+    assert job.submitted_at is not None  # a look-up reads back to before it
 
 
 # -- submitting

@@ -1,13 +1,16 @@
 """What the doctor looks at. Each check is one finding; none of them moves a job or costs anything."""
 
 import platform
-import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any, NamedTuple
+from pathlib import Path
 
+from service import __version__
 from service.app import Service, build
+from service.cli.checks_safety import unsafe
+from service.cli.checks_storage import storage
 from service.cli.environment import is_here
+from service.cli.finding import Finding
 from service.cli.printing import seconds
 from service.conversation import LEASE_MS, Conversations, Lease
 from service.errors import CallsheetError, LockHeld, Refusal, WrongMasterKey
@@ -15,34 +18,24 @@ from service.facts import NotNow, Unknown
 from service.providers import Call
 from service.settings import Settings, SettingsError
 from service.states import DEFAULT_TENANT
-from service.stores import DIALECTS, open_store
-from service.stores.migrations import migrations
+from service.stores import open_store
 
-SYNCHRONOUS = {0: "OFF", 1: "NORMAL", 2: "FULL", 3: "EXTRA"}
-WAL_RESET_FIXED = (3, 51, 3)  # https://sqlite.org/wal.html#walresetbug
 OLD_BACKLOG_MS = 5 * 60_000  # due for longer: no loop runs, or too few
 PUBLIC_S = 5.0
-
-
-class Finding(NamedTuple):
-    """`state` is ok, warning or failed."""
-
-    check: str
-    state: str
-    detail: str
 
 
 async def examine(settings: Settings) -> list[Finding]:
     """All findings, in the order in which one thing needs another."""
     findings = [Finding("settings", "ok", "of the environment and .env, all of them known"), _runtime()]
+    findings += unsafe(settings, Path())
     try:
         service = await build(settings, own_loops=False, open_database=partial(open_store, create=False))
     except CallsheetError as error:
         check = "master keys" if isinstance(error, WrongMasterKey | SettingsError) else "database"
         return [*findings, Finding(check, "failed", str(error)), await _public(settings)]
     try:
-        findings += [finding async for finding in _database(service)]
-        findings += [Finding("master keys", "ok", "they open what is stored"), await _public(settings)]
+        findings += [finding async for finding in storage(service.context.store, settings)]
+        findings += [_master_keys(settings), await _public(settings)]
         findings += [finding async for finding in _providers(service)]
         return [*findings, await _backlog(service), await _writers(service)]
     finally:
@@ -50,21 +43,12 @@ async def examine(settings: Settings) -> list[Finding]:
 
 
 def _runtime() -> Finding:
-    return Finding("runtime", "ok", f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}")
+    return Finding("runtime", "ok", f"Callsheet {__version__}, Python {platform.python_version()}")
 
 
-async def _database(service: Service) -> AsyncIterator[Finding]:
-    settings, store = service.context.settings, service.context.store
-    schema = migrations(DIALECTS[settings.database_url.partition(":")[0]])[-1].version
-    yield Finding("database", "ok", f"{settings.database_path or 'PostgreSQL'}, schema {schema}")
-    if settings.database_path is not None:
-        # Asked of the connection that writes: on others the pragma is another.
-        ask: Callable[[str], Awaitable[list[Any]]] = store.write  # type: ignore[attr-defined]
-        level = SYNCHRONOUS[(await ask("PRAGMA synchronous"))[0][0]]
-        state = "ok" if level in ("FULL", "EXTRA") else "failed"
-        yield Finding(
-            "durability", state, f"synchronous={level}: {'each' if state == 'ok' else 'not each'} commit is kept"
-        )
+def _master_keys(settings: Settings) -> Finding:
+    where = "CALLSHEET_MASTER_KEYS" if settings.master_keys else f"{settings.database_path}.key"
+    return Finding("master keys", "ok", f"they open what is stored; keep a copy of {where} where no backup is")
 
 
 async def _public(settings: Settings) -> Finding:
@@ -123,7 +107,7 @@ async def _backlog(service: Service) -> Finding:
         f"{row['count']} to {name}, the oldest since {seconds(row['oldest_ms'] / 1000)}" for name, row in waits.items()
     ]
     old = any(row["oldest_ms"] > OLD_BACKLOG_MS for row in waits.values())
-    return Finding("backlog", "warning" if old else "ok", "; ".join(said))
+    return Finding("backlog", "warning" if old else "ok", "; ".join(said), waits)
 
 
 async def _writers(service: Service) -> Finding:
@@ -132,18 +116,5 @@ async def _writers(service: Service) -> Finding:
         service.context.store.own_loops("doctor")
         service.context.store.release_loops()
     except LockHeld as held:
-        return Finding("loops", "warning" if _wal_may_reset(service) else "ok", f"{held}{_wal_warning(service)}")
+        return Finding("loops", "ok", str(held))
     return Finding("loops", "ok", "no process runs them now")
-
-
-def _wal_may_reset(service: Service) -> bool:
-    return service.context.settings.database_path is not None and sqlite3.sqlite_version_info < WAL_RESET_FIXED
-
-
-def _wal_warning(service: Service) -> str:
-    if not _wal_may_reset(service):
-        return ""
-    return (
-        f"; SQLite {sqlite3.sqlite_version} may, very rarely, damage a database that several processes write at once"
-        " (fixed in 3.51.3): run `keys create`, `migrate` and `doctor` beside it sparingly"
-    )

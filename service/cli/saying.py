@@ -27,6 +27,14 @@ async def facts(context: Context, url: str) -> list[str]:
     return lines
 
 
+def restored(jobs: int) -> list[str]:
+    """What this start made of a database that is a copy."""
+    return [
+        f"  restored    from a backup: {jobs} jobs may have been submitted since it was taken, and are `unknown`;",
+        "              `callsheet reconcile` adopts what a provider lists, `callsheet jobs resolve` settles the rest",
+    ]
+
+
 def _elsewhere(public_url: str, url: str) -> list[str]:
     """Where the public URL is not what this listens on, no callback arrives."""
     public, own = urlsplit(public_url), urlsplit(url)

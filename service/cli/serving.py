@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 
 from service.app import Service, build
 from service.cli.logs import configure_logging
-from service.cli.saying import facts
+from service.cli.saying import facts, restored
 from service.errors import CallsheetError, LockHeld
 from service.settings import Settings
 from service.web.server import create_web
@@ -81,6 +81,8 @@ async def _serve(
         ssl_keyfile=ssl_keyfile,
     )
     said = [f"callsheet listening on {url}", *await facts(service.context, url)]
+    if service.restored is not None:
+        said += restored(service.restored)
     await _Server(config, said, service.context.waiting.release).serve(sockets=[listener])
 
 

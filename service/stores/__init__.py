@@ -34,6 +34,7 @@ from service.spending import Budget, Tally
 from service.states import JobStatus, Json, Record, Work
 
 Room = Callable[[int], int]  # how many more of this lane or credential may start now
+COPIED_AT = "copied_at"  # of `meta`: when this copy was taken, until its open submits are settled; then empty
 Offer = Callable[[int], bool]  # whether a sender here has a free slot for this lane; counts what it promised
 
 
@@ -78,6 +79,22 @@ class Booked(Record, frozen=True, kw_only=True):
     provider_job_ids: tuple[str, ...] = ()
 
 
+class Table(Record, frozen=True, kw_only=True):
+    name: str
+    rows: int  # exact on SQLite, an estimate where counting is dear
+    bytes: int | None  # with its indexes; None where it was not measured
+
+
+class Storage(Record, frozen=True, kw_only=True):
+    """What the database is and holds, for `doctor`."""
+
+    engine: str  # name and version
+    schema: int
+    durability: str  # the setting that decides
+    durable: bool  # whether each commit survives a power cut
+    tables: tuple[Table, ...]
+
+
 class Store(Protocol):
     nonce: int  # 16 bits made with the database; part of every row id
 
@@ -120,7 +137,9 @@ class Store(Protocol):
     ) -> list[DueDelivery] | None: ...
     async def record_rejected(self, callback: RawCallback, keep: int) -> None: ...
     async def erase_content(self, job: Job) -> None: ...
-    async def prune(self, *, attempts_before: int, held_before: int, jobs_before: int, limit: int) -> int: ...
+    async def prune(
+        self, *, attempts_before: int, callbacks_before: int, held_before: int, jobs_before: int, limit: int
+    ) -> int: ...
 
     # reads
     async def job(self, tenant: int, job_id: str) -> Job | None: ...
@@ -142,6 +161,7 @@ class Store(Protocol):
     async def owners(self, credential: int, provider_job_ids: Sequence[str]) -> list[Booked]: ...
     async def rejected_callbacks(self, provider: str) -> list[RawCallback]: ...
     async def backlog(self) -> Json: ...
+    async def storage(self) -> Storage: ...
 
     # settings rows
     async def tenant(self, name: str) -> Tenant | None: ...

@@ -25,6 +25,7 @@ from service.stores.postgres_pool import Again, Pool
 from service.stores.postgres_retention import RetentionVerbs
 from service.stores.postgres_rows import CANCELED, HELD, PENDING, insert, update
 from service.stores.postgres_schema import migrate
+from service.stores.postgres_storage import StorageVerbs
 
 CLOCKS_APART_MS = 30_000  # two nodes' clocks, and their transactions' ends: what was changed lately is read again
 _encode = msgspec.json.encode
@@ -84,7 +85,7 @@ async def open_store(
     return PostgresStore(pool, partitions, plan=plan, clock=clock, nonce=nonce, lift=lift)
 
 
-class PostgresStore(DeliveryVerbs, MoneyVerbs, RetentionVerbs):
+class PostgresStore(DeliveryVerbs, MoneyVerbs, RetentionVerbs, StorageVerbs):
     def own_loops(self, who: str) -> None:
         """Any number of nodes may run the loops: leases keep them apart.
 

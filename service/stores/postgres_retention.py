@@ -23,6 +23,10 @@ OLD_ATTEMPTS = (
     "DELETE FROM attempts WHERE num IN (SELECT num FROM (SELECT num, at FROM attempts ORDER BY num LIMIT $2) q"
     " WHERE at < $1)"
 )
+OLD_CALLBACKS = (
+    "DELETE FROM callbacks WHERE num IN (SELECT num FROM (SELECT num, received_at FROM callbacks ORDER BY num LIMIT $2)"
+    " q WHERE received_at < $1)"
+)
 OLD_HELD = (
     "UPDATE deliveries SET status = 3, finished_at = $3 WHERE num IN (SELECT num FROM deliveries WHERE status = 4"
     " AND created_at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)"
@@ -94,26 +98,32 @@ class RetentionVerbs(PostgresRows):
             await self._run(sql, body, job.num)
         return [None] * len(jobs)
 
-    async def prune(self, *, attempts_before: int, held_before: int, jobs_before: int, limit: int) -> int:
+    async def prune(
+        self, *, attempts_before: int, callbacks_before: int, held_before: int, jobs_before: int, limit: int
+    ) -> int:
         """Delete up to `limit` rows of each kind past their retention; how many. `unknown` jobs are never deleted.
 
         Where attempts, callbacks and bodies are partitioned, whole partitions go, of attempts each counted as one. A
         partition of bodies stays for as long as one of its events does: of an unknown job, or still to be delivered.
         """
         dropped = await self._partitions.drop("attempts", attempts_before)
-        await self._partitions.drop("callbacks", attempts_before)
+        await self._partitions.drop("callbacks", callbacks_before)
         await self._partitions.drop("event_bodies", jobs_before, unless=BODIES_OF_EVENTS)
         await self._partitions.make_ahead()
-        deleted = await self._pool.commit(self._prune, [(attempts_before, held_before, jobs_before, limit)])
+        befores = (attempts_before, callbacks_before, held_before, jobs_before)
+        deleted = await self._pool.commit(self._prune, [(befores, limit)])
         return dropped + int(deleted[0])
 
-    async def _prune(self, items: list[tuple[int, int, int, int]]) -> list[int]:
+    async def _prune(self, items: list[tuple[tuple[int, int, int, int], int]]) -> list[int]:
         return [await self._prune_one(*item) for item in items]
 
-    async def _prune_one(self, attempts_before: int, held_before: int, jobs_before: int, limit: int) -> int:
+    async def _prune_one(self, befores: tuple[int, int, int, int], limit: int) -> int:
+        attempts_before, callbacks_before, held_before, jobs_before = befores
         now = self.now()
         await self._run("DELETE FROM commits WHERE at < $1", now - KEPT_COMMITS_MS)
         deleted = 0 if self._partitions.used else await self._run(OLD_ATTEMPTS, attempts_before, limit)
+        if not self._partitions.used:
+            deleted += await self._run(OLD_CALLBACKS, callbacks_before, limit)
         deleted += await self._run(OLD_HELD, held_before, limit, now)
         jobs = [row[0] for row in await self._rows(OLD_JOBS, jobs_before, limit)]
         jobless = [row[0] for row in await self._rows(OLD_EVENTS, jobs_before, limit)]

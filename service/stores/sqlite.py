@@ -20,15 +20,18 @@ from service.stores.sqlite_deliveries import DeliveryVerbs
 from service.stores.sqlite_files import Connect, Files
 from service.stores.sqlite_money import MoneyVerbs
 from service.stores.sqlite_rows import CANCELED, HELD, PENDING
+from service.stores.sqlite_storage import StorageVerbs
 
 _encode = msgspec.json.encode
 _places = ", ".join("?" * len(JOB_COLUMNS))
 INSERT_JOB = f"INSERT INTO jobs ({', '.join(JOB_COLUMNS)}, idempotency_key, fingerprint) VALUES ({_places}, ?, ?)"  # noqa: S608
 UPDATE_JOB = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in MUTABLE_COLUMNS)} WHERE num = ?"  # noqa: S608
-PRUNE = (  # attempts (the oldest only are looked at), held deliveries, finished jobs (with all that hangs on them),
-    # events of no job
+PRUNE = (  # attempts and callbacks (the oldest only are looked at), held deliveries, finished jobs (with all that
+    # hangs on them), events of no job
     "DELETE FROM attempts WHERE num IN (SELECT num FROM (SELECT num, at FROM attempts ORDER BY num LIMIT :limit)"
     " WHERE at < :attempts)",
+    "DELETE FROM callbacks WHERE num IN (SELECT num FROM (SELECT num, received_at FROM callbacks ORDER BY num"
+    " LIMIT :limit) WHERE received_at < :callbacks)",
     "UPDATE deliveries SET status = 3, finished_at = :now WHERE num IN"
     " (SELECT num FROM deliveries WHERE status = 4 AND created_at < :held LIMIT :limit)",
     "DELETE FROM jobs WHERE num IN (SELECT j.num FROM jobs j WHERE j.work IS NULL AND j.finished_at < :jobs"
@@ -62,7 +65,7 @@ async def open_store(
     return SqliteStore(files, plan=plan, clock=clock)
 
 
-class SqliteStore(DeliveryVerbs, MoneyVerbs):
+class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
     async def check(self) -> None:
         """Write something and wait for its commit, as an accept does."""
         await self.set_meta("checked_at", str(self.now()))
@@ -301,9 +304,11 @@ class SqliteStore(DeliveryVerbs, MoneyVerbs):
             self._execute("UPDATE events SET body = ? WHERE job = ?", (body, job.num))
         return [None] * len(jobs)
 
-    async def prune(self, *, attempts_before: int, held_before: int, jobs_before: int, limit: int) -> int:
+    async def prune(
+        self, *, attempts_before: int, callbacks_before: int, held_before: int, jobs_before: int, limit: int
+    ) -> int:
         """Delete up to `limit` rows of each kind past their retention; how many. `unknown` jobs are never deleted."""
-        befores = {"attempts": attempts_before, "held": held_before, "jobs": jobs_before}
+        befores = {"attempts": attempts_before, "callbacks": callbacks_before, "held": held_before, "jobs": jobs_before}
         return int((await self._files.commit(self._prune, [{**befores, "limit": limit, "now": self.now()}]))[0])
 
     def _prune(self, items: list[dict[str, int]]) -> list[int]:

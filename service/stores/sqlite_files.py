@@ -4,6 +4,7 @@ The standard library's driver on threads of our own: one hop per batch, not thre
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import secrets
@@ -110,6 +111,7 @@ class Files:
 
     def _open(self) -> None:
         with translated():
+            self._make_private()
             self.db = db = self._dial()
             self._use_wal(db)
             db.execute("PRAGMA synchronous = FULL")
@@ -118,6 +120,11 @@ class Files:
             db.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
             self._transaction(self._migrate)
             self.nonce = int(db.execute("SELECT value FROM meta WHERE key = 'nonce'").fetchone()[0])
+
+    def _make_private(self) -> None:
+        """A new file is readable by its owner alone, and so are the log and the index that SQLite puts beside it."""
+        with contextlib.suppress(OSError):  # SQLite says better what is wrong with the place
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
     @staticmethod
     def _use_wal(db: sqlite3.Connection) -> None:

@@ -1,10 +1,13 @@
 """`callsheet doctor` and `callsheet migrate`."""
 
+import base64
 import json
+import sqlite3
+import stat
 from typing import Any
 
 from service.stores.migrations import migrations
-from tests.cli.conftest import Folder, World
+from tests.cli.conftest import VIDEO, Folder, World
 
 
 def checks(said: str) -> dict[str, tuple[str, str]]:
@@ -18,12 +21,14 @@ def charged(world: World) -> list[Any]:
 def test_beside_a_service_all_is_well_and_nothing_is_spent(world: World) -> None:
     before = charged(world)
     found = checks(world.ok("doctor", "--json"))
-    assert {name for name, (state, _) in found.items() if state != "ok"} <= {"loops"}
+    assert {name for name, (state, _) in found.items() if state != "ok"} <= {"sqlite"}
     assert found["durability"][1].startswith("synchronous=FULL")
     assert found["public URL"][1].endswith("is this service")
     assert "PixVerse accepts the key" in found["pixverse"][1]
     assert "PeakMV accepts the key" in found["peakmv"][1]
     assert f"schema {migrations('sqlite')[-1].version}" in found["database"][1]
+    assert found["safety"][0] == "ok"
+    assert "keep a copy of" in found["master keys"][1] and "callsheet.db.key" in found["master keys"][1]
     assert charged(world) == before
     assert f"in use by process {world.pid} (" in world.ok("doctor")
 
@@ -44,6 +49,52 @@ def test_bad_settings_and_no_database_are_findings(folder: Folder) -> None:
     assert none.returncode == 1
     assert "`callsheet migrate` makes one" in none.stdout
     assert not (folder.path / "callsheet.db").exists()
+
+
+def test_tables_room_and_what_is_due_are_told_with_their_figures(asleep: World) -> None:
+    with asleep.listening("serve", "--role", "api", "--port", asleep.port):
+        for _ in range(3):
+            asleep.api("POST", "/v1/jobs", {"provider": "pixverse", "operation": "text_to_video", "input": VIDEO})
+        rows = {row["check"]: row for row in json.loads(asleep.ok("doctor", "--json"))["checks"]}
+    assert rows["tables"]["data"]["jobs"]["rows"] == 3 and rows["tables"]["data"]["jobs"]["bytes"] >= 4096
+    assert "jobs 3 rows" in rows["tables"]["detail"]
+    assert (
+        rows["backlog"]["data"]["submit"]["count"] == 3 and "3 to submit, the oldest since" in rows["backlog"]["detail"]
+    )
+    assert 0 < rows["disk"]["data"]["free_bytes"] <= rows["disk"]["data"]["total_bytes"]
+    assert rows["runtime"]["detail"].startswith("Callsheet ")
+    assert f"SQLite {sqlite3.sqlite_version}" in rows["database"]["detail"]
+    assert rows["loops"]["detail"] == "no process runs them now"
+
+
+def test_a_copy_says_what_its_first_start_will_do(asleep: World) -> None:
+    asleep.ok("migrate")
+    asleep.ok("backup", "copy.db")
+    asleep.ok("restore", "copy.db", "--replace")
+    assert "becomes unknown" in checks(asleep.ok("doctor", "--json"))["copy"][1]
+    asleep.ok("tick")
+    assert checks(asleep.ok("doctor", "--json"))["copy"][1].startswith("restored from a backup at 2")
+
+
+def test_what_is_unsafe_is_told_with_its_remedy_and_fails(folder: Folder) -> None:
+    given = {"PUBLIC_URL": "http://callsheet.invalid", "MASTER_KEYS": f"a:{base64.b64encode(b'k' * 32).decode()}"}
+    folder.ok("migrate", **given)
+    assert stat.S_IMODE((folder.path / "callsheet.db").stat().st_mode) == 0o600
+    (folder.path / "callsheet.db").chmod(0o644)
+    (folder.path / ".env").write_text("CALLSHEET_LOG_LEVEL=INFO")
+    (folder.path / ".env").chmod(0o644)
+    told = folder.run("doctor", "--json", EGRESS_ALLOW="0.0.0.0/0", RETRY_SCHEDULE="0,5", **given)
+    assert told.returncode == 1
+    rows = [(row["check"], row["state"], row["detail"]) for row in json.loads(told.stdout)["checks"]]
+    for check, state, remedy in (
+        ("CALLSHEET_PUBLIC_URL", "failed", "give an https URL"),
+        ("CALLSHEET_EGRESS_ALLOW", "failed", "0.0.0.0/0 lets deliveries reach nearly everything"),
+        ("CALLSHEET_RETRY_SCHEDULE", "warning", "2 attempts within 0:00:05"),
+        ("CALLSHEET_DATABASE_URL", "warning", "is relative"),
+        ("file modes", "failed", "chmod 600 .env"),
+        ("file modes", "warning", "chmod 600 callsheet.db*"),
+    ):
+        assert [row for row in rows if row[:2] == (check, state) and remedy in row[2]], (check, rows)
 
 
 def test_migrate_makes_the_database_once(folder: Folder) -> None:

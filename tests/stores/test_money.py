@@ -164,7 +164,12 @@ async def test_usage_is_of_a_span_and_of_a_tenant(world: World) -> None:
 async def test_the_books_outlive_the_jobs(world: World) -> None:
     await world.tell(await sent(world, quoted("45")), SUCCEEDED)
     world.clock.forward(100 * 86_400)
-    assert await world.store.prune(attempts_before=0, held_before=0, jobs_before=world.clock.at, limit=100) > 0
+    assert (
+        await world.store.prune(
+            attempts_before=0, callbacks_before=0, held_before=0, jobs_before=world.clock.at, limit=100
+        )
+        > 0
+    )
     assert await world.store.jobs(world.tenant, page(), {}) == []
     assert await counted(world) == [("succeeded", "45", "quoted", 1)]
 

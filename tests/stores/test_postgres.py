@@ -313,7 +313,13 @@ async def test_old_partitions_are_dropped_and_bodies_stay_with_their_events(tmp_
         await world.succeeded()
         clock.forward(10)
         await world.processing()
-        everything = {"attempts_before": clock.at, "held_before": clock.at, "jobs_before": clock.at, "limit": 100}
+        everything = {
+            "attempts_before": clock.at,
+            "callbacks_before": clock.at,
+            "held_before": clock.at,
+            "jobs_before": clock.at,
+            "limit": 100,
+        }
         async with aside(url) as db:
             count = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'event_bodies'::regclass"
             assert await db.fetchval(count) == 2

@@ -15,14 +15,15 @@ pytestmark = pytest.mark.anyio
 
 
 async def prune(world: World, limit: int = 1_000, **befores: int) -> int:
-    given = {"attempts_before": 0, "held_before": 0, "jobs_before": 0, **befores}
+    given = {"attempts_before": 0, "callbacks_before": 0, "held_before": 0, "jobs_before": 0, **befores}
     return await world.store.prune(limit=limit, **given)
 
 
 async def everything(world: World, **more: Any) -> int:
     """Prune as if all retentions were over."""
     later = world.clock.at + 1
-    return await prune(world, attempts_before=later, held_before=later, jobs_before=later, **more)
+    befores = dict.fromkeys(("attempts_before", "callbacks_before", "held_before", "jobs_before"), later)
+    return await prune(world, **befores, **more)
 
 
 async def deliver(world: World) -> None:
@@ -200,6 +201,32 @@ async def test_old_attempts_go_and_their_delivery_stays(world: World) -> None:
     assert [a.number for a in await world.store.attempts(due.num)] == [3]
     await world.store.record_attempts([outcome(await world.claim_one())])
     assert [a.number for a in await world.store.attempts(due.num)] == [3, 4]
+
+
+async def test_old_callbacks_go_raw_and_rejected_alike_and_their_job_stays(world: World, store_name: str) -> None:
+    if store_name == "postgres":
+        pytest.skip("its partitions go as a whole")
+    job = await world.processing()
+    for n in range(3):
+        raw = a_callback(b"body %d" % n, received_at=world.clock.at)
+        await world.tell(job, Update(status=JobStatus.PROCESSING), Source.CALLBACK, callback=raw, dedupe_key=str(n))
+        refused = a_callback(b"forged %d" % n, received_at=world.clock.at, verdict=CallbackVerdict.REJECTED)
+        await world.store.record_rejected(refused, 20)
+        world.clock.forward(10)
+    assert await prune(world, callbacks_before=world.clock.at - 10_000) == 4
+    assert [entry["kind"] for entry in await world.store.timeline(job)].count("callback") == 1
+    assert [raw.body for raw in await world.store.rejected_callbacks("pixverse")] == [b"forged 2"]
+    again = await world.tell(job, SUCCEEDED, Source.CALLBACK, dedupe_key="0")
+    assert again.verdict == "duplicate"  # what was seen stays known as long as the job
+
+
+async def test_of_old_callbacks_no_more_go_than_the_limit(world: World, store_name: str) -> None:
+    if store_name == "postgres":
+        pytest.skip("its partitions go as a whole")
+    for n in range(5):
+        await world.store.record_rejected(a_callback(b"%d" % n, verdict=CallbackVerdict.REJECTED), 20)
+    later = world.clock.at + 1
+    assert [await prune(world, callbacks_before=later, limit=2) for _ in range(4)] == [2, 2, 1, 0]
 
 
 async def test_events_of_no_job_go_with_the_same_retention(world: World) -> None:

@@ -314,7 +314,9 @@ async def test_numbers_are_never_given_twice(tmp_path: Path) -> None:
     async with opened("sqlite", tmp_path) as world:
         old = await world.succeeded()
         later = world.clock.at + 1
-        await world.store.prune(attempts_before=later, held_before=later, jobs_before=later, limit=10)
+        await world.store.prune(
+            attempts_before=later, callbacks_before=later, held_before=later, jobs_before=later, limit=10
+        )
     async with opened("sqlite", tmp_path) as world:
         assert await world.types() == []
         fresh = await world.succeeded()

@@ -203,6 +203,6 @@ async def test_the_oldest_attempts_are_found_without_reading_the_others(tmp_path
             db.executemany(sql, rows)
             db.commit()
             db.close()
-            befores = {"attempts_before": START, "held_before": 0, "jobs_before": 0}
+            befores = {"attempts_before": START, "callbacks_before": START, "held_before": 0, "jobs_before": 0}
             costs.append(await meter.cost(world.store.prune(limit=500, **befores)))
         assert 0 < costs[0] and costs[1] <= costs[0] * 1.5 + 500

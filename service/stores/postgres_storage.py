@@ -1,0 +1,27 @@
+"""What a PostgreSQL database holds and costs, for `doctor`."""
+
+from service.stores import Storage, Table
+from service.stores.postgres_rows import PostgresRows
+
+# Rows as the server estimates them; a partitioned table is the sum of its partitions.
+TABLES = (
+    "SELECT COALESCE(p.relname, c.relname), SUM(GREATEST(c.reltuples, 0))::bigint,"
+    " SUM(pg_total_relation_size(c.oid))::bigint FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid"
+    " LEFT JOIN pg_class p ON p.oid = i.inhparent WHERE c.relkind IN ('r', 'p')"
+    " AND c.relnamespace = current_schema()::regnamespace GROUP BY 1 ORDER BY 1"
+)
+
+
+class StorageVerbs(PostgresRows):
+    async def storage(self) -> Storage:
+        """Versions, durability, and every table's rows (an estimate) and bytes, its indexes with it."""
+        version = (await self.rows("SHOW server_version"))[0][0]
+        synchronous, fsync = [(await self.rows(f"SHOW {name}"))[0][0] for name in ("synchronous_commit", "fsync")]
+        schema = (await self.rows("SELECT MAX(version) FROM migrations"))[0][0]
+        return Storage(
+            engine=f"PostgreSQL {version}",
+            schema=schema,
+            durability=f"synchronous_commit={synchronous}, fsync={fsync}",
+            durable=synchronous != "off" and fsync == "on",
+            tables=tuple(Table(name=name, rows=rows, bytes=size) for name, rows, size in await self.rows(TABLES)),
+        )
