@@ -42,6 +42,7 @@ SECTIONS = {
         "reconcile": "Compare a provider's own books with the jobs here.",
         "tick": "Run every loop once, where nothing may run for ever.",
         "migrate": "Make the database, or bring it up to date.",
+        "copy": "Copy the database into another one, such as SQLite into PostgreSQL.",
         "doctor": "Check settings, database and providers; spends nothing.",
     },
 }
