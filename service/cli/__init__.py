@@ -88,7 +88,7 @@ def main() -> None:
     callsheet submit pixverse text_to_video -f prompt="a red kite" ... --wait
 
     Settings come from CALLSHEET_ variables and from .env in the working directory. `serve`, `tick`, `keys create`,
-    `migrate` and `doctor` open the database; the rest talk to CALLSHEET_URL with CALLSHEET_API_KEY.
+    `migrate`, `copy` and `doctor` open the database; the rest talk to CALLSHEET_URL with CALLSHEET_API_KEY.
 
     Exit codes: 0 done, 1 tried and failed, or refused by the service, 2 settings or arguments that must change first.
     """

@@ -12,6 +12,7 @@ import click
 from service.cli.environment import read_settings
 from service.cli.failing import Refused
 from service.cli.printing import table
+from service.errors import WrongMasterKey
 
 if TYPE_CHECKING:
     from service.crypto import Vault
@@ -49,7 +50,11 @@ def command(origin: str, goal: str) -> None:
         raise Refused("--from and --to name the same database")
     settings = read_settings()
     vault, key_file = _master_keys(settings, origin)
-    counted = asyncio.run(_copy(origin, goal, vault))
+    try:
+        counted = asyncio.run(_copy(origin, goal, vault))
+    except WrongMasterKey as error:
+        keys = key_file or "CALLSHEET_MASTER_KEYS"
+        raise Refused(f"{keys} has other master keys than those that the source was served with: {error}") from None
     click.echo(table(("TABLE", "SOURCE", "TARGET"), [(row.table, str(row.source), str(row.target)) for row in counted]))
     if different := [row.table for row in counted if row.source != row.target]:
         click.echo(f"error: the target differs in {', '.join(different)}; it cannot be served", err=True)

@@ -23,23 +23,10 @@ FIRST_ROWS, MOST_ROWS, BATCH_BYTES = 64, 5_000, 4 << 20  # of a batch; no single
 LOCAL = {"partitions", "lift", "checked_at", UNFINISHED}  # keys of `meta` that say something of one database alone
 NUMBERED = ("jobs", "events", "deliveries")  # by their transaction, on PostgreSQL
 # What tells whether anything happened in a source between two runs: whatever does, leaves a higher number or time.
-MARK = "SELECT " + ", ".join(  # noqa: S608 - fixed names
-    f"(SELECT COALESCE(max({column}), 0) FROM {table})"
-    for table, column in (
-        ("jobs", "num"),
-        ("jobs", "updated_at"),
-        ("events", "num"),
-        ("deliveries", "num"),
-        ("attempts", "num"),
-        ("notes", "num"),
-        ("callbacks", "num"),
-        ("file_chunks", "num"),
-        ("keys", "num"),
-        ("endpoints", "updated_at"),
-        ("credentials", "updated_at"),
-        ("budgets", "updated_at"),
-    )
-)
+_marks = ["jobs num", "jobs updated_at", "events num", "deliveries num", "attempts num", "notes num", "callbacks num"]
+_marks += ["file_chunks num", "keys num", "endpoints updated_at", "credentials updated_at", "budgets updated_at"]
+_marked = "(SELECT COALESCE(max({1}), 0) FROM {0})"
+MARK = "SELECT " + ", ".join(_marked.format(*pair.split()) for pair in _marks)
 ERASED = b'{"type": "erased", "data": {"erased": true}}'
 
 
