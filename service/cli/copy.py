@@ -12,7 +12,7 @@ import click
 from service.cli.environment import read_settings
 from service.cli.failing import Refused
 from service.cli.printing import table
-from service.errors import WrongMasterKey
+from service.errors import StoreUnavailable, WrongMasterKey
 
 if TYPE_CHECKING:
     from service.crypto import Vault
@@ -42,7 +42,8 @@ def command(origin: str, goal: str) -> None:
     source, from CALLSHEET_MASTER_KEYS or, where that is not set, from the file `<database>.key` beside a SQLite source.
     Both databases are first brought to this version's schema. The target cannot be served before all of it is there.
 
-    Directions: SQLite and PostgreSQL, each into each. A PostgreSQL database must have no other connections.
+    Directions: SQLite and PostgreSQL, each into each. A PostgreSQL database must have no other connections,
+    and is best named itself, not by way of PgBouncer.
 
     Prints progress, then the rows of every table on both sides. Exit code 1 where they differ, 2 where it was refused.
     """
@@ -55,6 +56,8 @@ def command(origin: str, goal: str) -> None:
     except WrongMasterKey as error:
         keys = key_file or "CALLSHEET_MASTER_KEYS"
         raise Refused(f"{keys} has other master keys than those that the source was served with: {error}") from None
+    except StoreUnavailable as error:
+        raise Refused(f"{error}; what was copied stays, and the same command goes on there") from None
     click.echo(table(("TABLE", "SOURCE", "TARGET"), [(row.table, str(row.source), str(row.target)) for row in counted]))
     if different := [row.table for row in counted if row.source != row.target]:
         click.echo(f"error: the target differs in {', '.join(different)}; it cannot be served", err=True)

@@ -43,8 +43,7 @@ async def open_source(url: str, *, clock: Clock) -> "PostgresSide":
 
 
 async def open_target(url: str, *, clock: Clock, create: bool = True) -> "PostgresSide":
-    with translated():
-        db = await asyncpg.connect(read_url(url)[0], timeout=CONNECT_S)
+    db = await _connect(url)
     pool = Pool(url, clock=clock)
     try:
         await _need_nobody(db)
@@ -57,6 +56,15 @@ async def open_target(url: str, *, clock: Clock, create: bool = True) -> "Postgr
         await db.close()
         raise
     return PostgresSide(db, pool, partitions)
+
+
+async def _connect(url: str) -> Any:
+    dsn, options = read_url(url)
+    try:
+        with translated():
+            return await asyncpg.connect(dsn, timeout=CONNECT_S, statement_cache_size=options.statement_cache)
+    except (asyncpg.InvalidCatalogNameError, asyncpg.InvalidAuthorizationSpecificationError) as error:
+        raise CopyRefused(f"PostgreSQL refuses: {error}") from None
 
 
 async def _need_nobody(db: Any) -> None:

@@ -3,8 +3,11 @@
 import sqlite3
 from pathlib import Path
 
+import pytest
+
 from service.crypto import generate_master_key
 from tests.cli.conftest import KEY, Folder, free_port
+from tests.stores import server
 
 
 def filled(folder: Folder) -> str:
@@ -34,6 +37,22 @@ def test_a_database_is_copied_and_the_copy_served(tmp_path: Path) -> None:
         assert folder.run("jobs", "list", API_KEY=key).returncode == 0
     again = folder.run(*copy)
     assert again.returncode == 2 and "has data already" in again.stderr
+
+
+@pytest.mark.anyio
+async def test_postgresql_is_filled_and_one_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.ok("migrate", DATABASE_URL="sqlite:///old.db")
+    goal = await server.database(tmp_path)
+    missing = folder.run("copy", "--from", "sqlite:///old.db", "--to", goal.replace("/callsheet_", "/missing_"))
+    assert missing.returncode == 2 and "does not exist" in missing.stderr and "Traceback" not in missing.stderr
+    nowhere = folder.run("copy", "--from", "sqlite:///old.db", "--to", "postgresql://127.0.0.1:1/callsheet")
+    assert nowhere.returncode == 2 and "goes on there" in nowhere.stderr, nowhere.stderr
+    said = folder.ok("copy", "--from", "sqlite:///old.db", "--to", goal)
+    assert "CALLSHEET_MASTER_KEYS=$(cat old.db.key)" in said
+    keys = (tmp_path / "old.db.key").read_text().strip()
+    assert "PostgreSQL" in folder.ok("copy", "--help")
+    folder.ok("migrate", DATABASE_URL=goal, MASTER_KEYS=keys)
 
 
 def test_refusals_are_sentences(tmp_path: Path) -> None:
