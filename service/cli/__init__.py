@@ -44,6 +44,7 @@ SECTIONS = {
         "migrate": "Make the database, or bring it up to date.",
         "backup": "Copy the database while the service runs.",
         "restore": "Make a copy the database; nothing is sent twice.",
+        "copy": "Copy the database into another one, such as SQLite into PostgreSQL.",
         "doctor": "Check settings, database and providers; spends nothing.",
     },
 }
@@ -89,7 +90,7 @@ def main() -> None:
     callsheet submit pixverse text_to_video -f prompt="a red kite" ... --wait
 
     Settings come from CALLSHEET_ variables and from .env in the working directory. `serve`, `tick`, `keys create`,
-    `migrate`, `backup`, `restore` and `doctor` open the database; the rest talk to CALLSHEET_URL with
+    `migrate`, `backup`, `restore`, `copy` and `doctor` open the database; the rest talk to CALLSHEET_URL with
     CALLSHEET_API_KEY.
 
     Exit codes: 0 done, 1 tried and failed, or refused by the service, 2 settings or arguments that must change first.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from service.clock import Clock
-from service.errors import CallsheetError
+from service.errors import CallsheetError, StoreUnavailable
 from service.facts import Arrival, RawCallback
 from service.models import (
     Announcement,
@@ -211,6 +211,7 @@ class Store(Protocol):
 
 
 DIALECTS = {"sqlite": "sqlite", "postgresql": "postgres"}  # by the URL's scheme
+UNFINISHED = "copying"  # the key in `meta` of a database that is not all there yet
 
 
 class UnknownDatabase(CallsheetError):
@@ -230,4 +231,7 @@ async def open_store(url: str, *, plan: Plan, clock: Clock, create: bool = True)
             raise
         raise UnknownDatabase("PostgreSQL needs a driver: pip install 'callsheet[postgres]'") from error
     store: Store = await module.open_store(url, plan=plan, clock=clock, create=create)
+    if await store.meta(UNFINISHED) is not None:
+        await store.close()
+        raise StoreUnavailable("the copy into this database has not ended: run the same `callsheet copy` again")
     return store

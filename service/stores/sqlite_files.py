@@ -118,7 +118,7 @@ class Files:
             db.execute("PRAGMA foreign_keys = ON")
             db.execute("PRAGMA cache_size = -64000")
             db.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
-            self._transaction(self._migrate)
+            self.transact(self._migrate)
             self.nonce = int(db.execute("SELECT value FROM meta WHERE key = 'nonce'").fetchone()[0])
 
     def _make_private(self) -> None:
@@ -166,15 +166,15 @@ class Files:
 
     def _commit_calls(self, calls: list[tuple[Verb, Sequence[Any]]]) -> list[Outcome]:
         try:
-            return self._transaction(partial(run_grouped, calls))
+            return self.transact(partial(run_grouped, calls))
         except StoreUnavailable as error:
             return [error] * len(calls)
         except Exception as error:
             if len(calls) == 1 and len(calls[0][1]) == 1:
                 return [error]
-            return run_singly(calls, lambda verb, item: self._transaction(lambda: verb([item])[0]))
+            return run_singly(calls, lambda verb, item: self.transact(lambda: verb([item])[0]))
 
-    def _transaction(self, work: Callable[[], T]) -> T:
+    def transact(self, work: Callable[[], T]) -> T:
         with translated():
             self.db.execute("BEGIN IMMEDIATE")
             try:

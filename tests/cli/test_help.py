@@ -90,6 +90,8 @@ def test_serve_carries_neither_sandbox_nor_demo_nor_their_client() -> None:
         (["endpoints", "update", "ep_1"], "nothing to change: name an option"),
         (["keys", "create"], "Missing option '--name'"),
         (["sink", "--fail", "often"], "no mode 'often'"),
+        (["copy", "--from", "sqlite:///a.db", "--to", "sqlite:///a.db"], "name the same database"),
+        (["copy", "--from", "sqlite:///a.db"], "Missing option '--to'"),
     ],
 )
 def test_a_bad_argument_is_a_sentence_and_exit_code_2(arguments: list[str], sentence: str, tmp_path: Path) -> None:
