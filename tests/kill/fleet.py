@@ -21,14 +21,17 @@ from typing import Any
 import asyncpg
 
 from service.crypto import generate_master_key
+from service.ids import row_id
 from tests.kill.own_server import OwnServer
 from tests.kill.test_kill import GONE, KEY, TERMINAL_EVENTS, World, everything, free_port, intent, settled
 
 STOP_S = 25.0
-# Without the commands in between that take seconds here: the load is the test's, not the provider's.
 SCHEDULE = "0,0.2,0.3,0.5,1,1,2,2,3,3,3,3"
 UNFINISHED = "SELECT count(*) FROM {} WHERE lease IS NOT NULL"
-LEASED = "SELECT e.id FROM deliveries d JOIN events e ON e.num = d.event WHERE d.lease IS NOT NULL"
+LEASED = (
+    "SELECT e.num, e.created_at, (SELECT value::bigint FROM meta WHERE key = 'nonce') FROM deliveries d"
+    " JOIN events e ON e.num = d.event WHERE d.lease IS NOT NULL"
+)
 
 
 class Node:
@@ -48,7 +51,7 @@ class Fleet(World):
         self.server = OwnServer(folder)
         self.nodes = [Node(role) for role in roles]
         self.url, self.keys = self.nodes[0].url, generate_master_key()
-        self.at: list[float] = []  # when each job was accepted, on the monotonic clock
+        self.at: list[float] = []  # when each job was accepted, in seconds since 1970
         self.refused: collections.Counter[str] = collections.Counter()
         self._numbers = itertools.count()
 
@@ -94,6 +97,11 @@ class Fleet(World):
     def said(self, node: Node) -> str:
         return (self.folder / f"node-{node.port}.log").read_text()[-3000:]
 
+    @property
+    def tracebacks(self) -> int:
+        """What the nodes did not foresee."""
+        return sum(log.read_text().count("Traceback") for log in self.folder.glob("node-*.log"))
+
     async def load(self, takers: Sequence[Node], each_s: float) -> None:
         """A new intent every so many seconds, each asked for until it is accepted; until this is cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -134,7 +142,7 @@ class Fleet(World):
             else:
                 if response.status_code == 202:
                     self.accepted[nonce] = response.json()["id"]
-                    self.at.append(time.monotonic())
+                    self.at.append(time.time())
                     return
                 assert response.status_code == 503, (response.status_code, response.text, self.said(node))
                 self.refused["503"] += 1
@@ -146,6 +154,10 @@ class Fleet(World):
             return list(await db.fetch(sql))
         finally:
             await db.close()
+
+    async def in_flight(self) -> set[str]:
+        """The events that are being sent by any node, or were when it died, by their public ids."""
+        return {row_id("evt", at, nonce, num) for num, at, nonce in await self.rows(LEASED)}
 
     async def orphaned(self) -> dict[str, int]:
         """Stop every node as an operator would; what is leased then was leased to those that were killed."""
@@ -179,7 +191,7 @@ async def running(*roles: str) -> AsyncIterator[Fleet]:
         yield fleet
     finally:
         await fleet.close()
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 async def checked(fleet: Fleet, seconds: float) -> collections.Counter[str]:
@@ -188,8 +200,9 @@ async def checked(fleet: Fleet, seconds: float) -> collections.Counter[str]:
     events = await everything(fleet, "/v1/events?")
     received = (await fleet.ask("GET", f"{fleet.subscriber}/_received"))["data"]
     charges = collections.Counter({provider: len(rows) for provider, rows in (await _ledgers(fleet)).items()})
+    print(f"\ntracebacks in the nodes' logs: {fleet.tracebacks}")
     statuses = collections.Counter(job["status"] for job in jobs)
-    print(f"\naccepted {len(fleet.accepted)}, refused {dict(fleet.refused)}, jobs {dict(statuses)}")
+    print(f"accepted {len(fleet.accepted)}, refused {dict(fleet.refused)}, jobs {dict(statuses)}")
     print(f"charges {dict(charges)}, events {len(events)}, requests to the subscriber {len(received)}")
     await _check_jobs(fleet, jobs, events)
     return _check_received(events, deliveries, received)

@@ -10,6 +10,7 @@ import pytest
 from tests.kill.test_kill import free_port
 
 RECOVERED = "database system was not properly shut down"
+READY = "database system is ready to accept connections"
 
 
 class OwnServer:
@@ -27,7 +28,7 @@ class OwnServer:
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
     def start(self) -> None:
-        options = f"-h 127.0.0.1 -p {self.port} -c unix_socket_directories='' -c max_connections=100"
+        options = f"-h 127.0.0.1 -p {self.port} -c unix_socket_directories='' -c log_line_prefix='%n '"
         self._control("-w", "-l", str(self._log), "-o", options, "start")
 
     def crash(self) -> None:
@@ -43,6 +44,12 @@ class OwnServer:
     def recoveries(self) -> int:
         """How many starts found a database that had crashed, as its own log says."""
         return self._log.read_text(errors="replace").count(RECOVERED)
+
+    @property
+    def up_at(self) -> float:
+        """When it last began to take connections, in seconds since 1970, as its own log says."""
+        lines = [line for line in self._log.read_text(errors="replace").splitlines() if READY in line]
+        return float(lines[-1].split()[0])
 
     def _control(self, *arguments: str, check: bool = True) -> None:
         command = [str(self._bin / "pg_ctl"), "-s", "-D", str(self.data), *arguments]

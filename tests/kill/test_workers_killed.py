@@ -13,7 +13,7 @@ import time
 import psutil
 import pytest
 
-from tests.kill.fleet import LEASED, Fleet, Node, checked, running
+from tests.kill.fleet import Fleet, Node, checked, running
 
 pytestmark = [pytest.mark.anyio, pytest.mark.kill, pytest.mark.xdist_group("kill")]
 
@@ -21,13 +21,13 @@ SECONDS = float(os.environ.get("CALLSHEET_WORKERS_S", "15"))
 A_JOB_EACH_S = 0.1
 
 
-async def kill(fleet: Fleet, node: Node) -> list[str]:
+async def kill(fleet: Fleet, node: Node) -> set[str]:
     """What was leased, by event, when the node stopped for good: it could not be sending anything else."""
     process = psutil.Process(node.process.pid)
     process.suspend()
     while process.status() != psutil.STATUS_STOPPED:
         await asyncio.sleep(0.001)
-    leased = [row[0] for row in await fleet.rows(LEASED)]
+    leased = await fleet.in_flight()
     process.kill()
     assert await node.process.wait() == -signal.SIGKILL
     return leased
@@ -40,7 +40,7 @@ async def kill_and_start(fleet: Fleet, chance: random.Random) -> tuple[int, coll
     while time.monotonic() < ends:
         await asyncio.sleep(chance.uniform(0.3, 1.5))
         node = chance.choice(fleet.nodes[1:])
-        flying.update(set(await kill(fleet, node)))
+        flying.update(await kill(fleet, node))
         kills += 1
         await asyncio.sleep(chance.uniform(0, 0.5))
         await fleet.start_node(node)
