@@ -53,6 +53,7 @@ class Fleet(World):
         self.url, self.keys = self.nodes[0].url, generate_master_key()
         self.at: list[float] = []  # when each job was accepted, in seconds since 1970
         self.refused: collections.Counter[str] = collections.Counter()
+        self.may_be_unsent = 0  # jobs whose sender died between saying that it would send and sending
         self._numbers = itertools.count()
 
     async def open(self) -> None:
@@ -146,7 +147,7 @@ class Fleet(World):
                     return
                 assert response.status_code == 503, (response.status_code, response.text, self.said(node))
                 self.refused["503"] += 1
-            await asyncio.sleep(0.05 + random.random() * 0.1)  # noqa: S311 - not all at once
+            await asyncio.sleep(0.05 + random.random() * 0.1)
 
     async def rows(self, sql: str) -> list[Any]:
         db = await asyncpg.connect(self.server.url)
@@ -219,9 +220,15 @@ async def _check_jobs(fleet: Fleet, jobs: list[dict[str, Any]], events: list[dic
     shown = {job["metadata"]["nonce"]: job["id"] for job in jobs}
     assert len(shown) == len(jobs) and shown == fleet.accepted
     assert not [job for job in jobs if job["provider"] == "pixverse" and job["status"] == "unknown"]
-    assert {job["metadata"]["nonce"] for job in jobs if job["status"] == "succeeded"} <= set(charges)
+    assert _with(jobs, "succeeded") <= set(charges)
+    print(f"unknown though nothing was sent {len(unsent := _with(jobs, 'unknown') - set(charges))}")
+    assert len(unsent) <= fleet.may_be_unsent
     terminal = collections.Counter(event["data"]["id"] for event in events if event["type"] in TERMINAL_EVENTS)
     assert terminal == {job["id"]: 1 for job in jobs if job["status"] in ("succeeded", "failed", "canceled")}
+
+
+def _with(jobs: list[dict[str, Any]], status: str) -> set[str]:
+    return {job["metadata"]["nonce"] for job in jobs if job["status"] == status}
 
 
 def _check_received(

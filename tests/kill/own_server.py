@@ -1,4 +1,4 @@
-"""A PostgreSQL server that a test may crash: its own data directory, a TCP port, and its defaults for what is durable."""
+"""A PostgreSQL server that a test may crash: its own data directory, a TCP port, PostgreSQL's own durability."""
 
 import os
 import subprocess
