@@ -29,7 +29,7 @@ STOP_S = 25.0
 SCHEDULE = "0,0.2,0.3,0.5,1,1,2,2,3,3,3,3"
 UNFINISHED = "SELECT count(*) FROM {} WHERE lease IS NOT NULL"
 LEASED = (
-    "SELECT e.num, e.created_at, (SELECT value::bigint FROM meta WHERE key = 'nonce') FROM deliveries d"
+    "SELECT d.lease, e.num, e.created_at, (SELECT value::bigint FROM meta WHERE key = 'nonce') FROM deliveries d"
     " JOIN events e ON e.num = d.event WHERE d.lease IS NOT NULL"
 )
 
@@ -98,10 +98,9 @@ class Fleet(World):
     def said(self, node: Node) -> str:
         return (self.folder / f"node-{node.port}.log").read_text()[-3000:]
 
-    @property
-    def tracebacks(self) -> int:
-        """What the nodes did not foresee."""
-        return sum(log.read_text().count("Traceback") for log in self.folder.glob("node-*.log"))
+    def count_said(self, words: str) -> int:
+        """How often these words are in the logs of the nodes."""
+        return sum(log.read_text().count(words) for log in self.folder.glob("node-*.log"))
 
     async def load(self, takers: Sequence[Node], each_s: float) -> None:
         """A new intent every so many seconds, each asked for until it is accepted; until this is cancelled."""
@@ -156,9 +155,9 @@ class Fleet(World):
         finally:
             await db.close()
 
-    async def in_flight(self) -> set[str]:
-        """The events that are being sent by any node, or were when it died, by their public ids."""
-        return {row_id("evt", at, nonce, num) for num, at, nonce in await self.rows(LEASED)}
+    async def in_flight(self) -> set[tuple[str, int]]:
+        """What is being sent by any node, or was when it died: events, by their public ids, and the leases."""
+        return {(row_id("evt", at, nonce, num), lease) for lease, num, at, nonce in await self.rows(LEASED)}
 
     async def orphaned(self) -> dict[str, int]:
         """Stop every node as an operator would; what is leased then was leased to those that were killed."""
@@ -201,7 +200,7 @@ async def checked(fleet: Fleet, seconds: float) -> collections.Counter[str]:
     events = await everything(fleet, "/v1/events?")
     received = (await fleet.ask("GET", f"{fleet.subscriber}/_received"))["data"]
     charges = collections.Counter({provider: len(rows) for provider, rows in (await _ledgers(fleet)).items()})
-    print(f"\ntracebacks in the nodes' logs: {fleet.tracebacks}")
+    print(f"\ntracebacks in the nodes' logs: {fleet.count_said('Traceback')}")
     statuses = collections.Counter(job["status"] for job in jobs)
     print(f"accepted {len(fleet.accepted)}, refused {dict(fleet.refused)}, jobs {dict(statuses)}")
     print(f"charges {dict(charges)}, events {len(events)}, requests to the subscriber {len(received)}")

@@ -51,3 +51,5 @@ async def test_a_database_that_crashes_under_load_loses_nothing_that_was_accepte
         print(f"crashes {fleet.server.recoveries}, leases of nobody {left}, taken more than once {again.total()}")
         print(f"first accepted after {sorted(waits)[len(waits) // 2]:.2f} s (median), {max(waits):.2f} s (most)")
         assert fleet.server.recoveries == CYCLES
+        assert fleet.count_said("cannot be used now") > 0, "no node noticed"
+        assert fleet.count_said("could not be submitted") == 0, "a database that is away is no fault of a job"

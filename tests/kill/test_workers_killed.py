@@ -22,8 +22,8 @@ A_JOB_EACH_S = 0.1
 POSTS_AT_A_TIME = 16  # for one credential, unless set
 
 
-async def kill(fleet: Fleet, node: Node) -> set[str]:
-    """What was leased, by event, when the node stopped for good: it could not be sending anything else."""
+async def kill(fleet: Fleet, node: Node) -> set[tuple[str, int]]:
+    """What was leased, as (event, lease), when the node stopped for good: it could not be sending anything else."""
     process = psutil.Process(node.process.pid)
     process.suspend()
     while process.status() != psutil.STATUS_STOPPED:  # noqa: ASYNC110 - nobody tells
@@ -35,8 +35,8 @@ async def kill(fleet: Fleet, node: Node) -> set[str]:
 
 
 async def kill_and_start(fleet: Fleet, chance: random.Random) -> tuple[int, collections.Counter[str]]:
-    """How many kills, and at how many of them each event was in flight."""
-    kills, flying = 0, collections.Counter[str]()
+    """How many kills, and how many times each event was being sent at one of them."""
+    kills, flying = 0, set[tuple[str, int]]()
     ends = time.monotonic() + SECONDS
     while time.monotonic() < ends:
         await asyncio.sleep(chance.uniform(0.3, 1.5))
@@ -45,7 +45,7 @@ async def kill_and_start(fleet: Fleet, chance: random.Random) -> tuple[int, coll
         kills += 1
         await asyncio.sleep(chance.uniform(0, 0.5))
         await fleet.start_node(node)
-    return kills, flying
+    return kills, collections.Counter(event for event, _ in flying)
 
 
 async def test_workers_killed_at_random_lose_nothing_and_send_twice_only_what_was_in_flight() -> None:
