@@ -1,6 +1,6 @@
 # Each target says what it does: `make help`. README gives the line that does the same without make.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check lint types layout tables env bench kill charges clean
+.PHONY: help demo serve test check lint types layout tables env bench kill crashes workers charges clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3.14 || command -v python3)
 BIN := .venv/bin
@@ -58,7 +58,13 @@ bench: .venv/installed-test  ## ratios to bare baselines, in one run
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 kill: .venv/installed-test  ## the long kill test: CYCLES (200) SIGKILLs under load
-	@CALLSHEET_KILL_CYCLES=$(or $(CYCLES),200) $(BIN)/pytest -q -s tests/kill $(ARGS)
+	@CALLSHEET_KILL_CYCLES=$(or $(CYCLES),200) $(BIN)/pytest -q -s tests/kill/test_kill.py tests/kill/test_stalled.py $(ARGS)
+
+crashes: .venv/installed-test  ## three nodes whose database crashes under load, CYCLES (50) times
+	@CALLSHEET_CRASH_CYCLES=$(or $(CYCLES),50) $(BIN)/pytest -q -s tests/kill/test_database_crash.py $(ARGS)
+
+workers: .venv/installed-test  ## four workers killed and started at random under load, for SECONDS (300)
+	@CALLSHEET_WORKERS_S=$(or $(SECONDS),300) $(BIN)/pytest -q -s tests/kill/test_workers_killed.py $(ARGS)
 
 charges: .venv/installed-test  ## every provider with lost replies, SUBMITS (1000) to each: charges per intent
 	@CALLSHEET_CHARGES_JOBS=$(or $(SUBMITS),1000) $(BIN)/pytest -q -s tests/charges/test_charges.py $(ARGS)

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from service.clock import Clock
 from service.egress import Answer, Egress
-from service.errors import Lost, NotSent
+from service.errors import Lost, NotSent, StoreUnavailable
 from service.facts import NotNow, Unknown
 from service.framing import Outgoing, StreamBody
 from service.loops import UNLIMITED
@@ -80,18 +80,22 @@ class Conversations:
         """Drive the verb to its verdict. `charging_s` bounds the POST that charges; it is less than the lease.
 
         `begin` commits `submitting` before a request that charges; where it returns False nothing is sent and
-        `Stopped` is raised. A request that charges goes out once, on its own connection; no reply to it is `Unknown`.
+        `Stopped` is raised; where the database cannot be asked now, nothing is sent either.
+        A request that charges goes out once, on its own connection; no reply to it is `Unknown`.
         """
         charged = False
         try:
             request = next(steps)
             while True:
                 deadline = _deadline(request, charging_s, lease)
-                await lease.reach(deadline + MARGIN_S + BEGIN_S)
-                if request.charges:
-                    if begin is None or not await begin(request):
+                try:
+                    await lease.reach(deadline + MARGIN_S + BEGIN_S)
+                    if request.charges and (begin is None or not await begin(request)):
                         raise Stopped
-                reply = await self._send(request, lease, deadline)
+                except StoreUnavailable:
+                    reply: Reply | NotNow | Unknown = NotNow(reason="not sent: the database could not be asked")
+                else:
+                    reply = await self._send(request, lease, deadline)
                 if isinstance(reply, NotNow | Unknown):
                     return Unknown(reason=reply.reason) if charged else reply  # what went before it was sent
                 charged = charged or request.charges

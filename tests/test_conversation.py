@@ -8,6 +8,7 @@ import pytest
 
 from service.clock import SystemClock
 from service.conversation import Conversations, Lease
+from service.errors import StoreUnavailable
 from service.facts import NotNow, Unknown
 from service.loops import UNLIMITED
 from service.providers import Reply, Request
@@ -45,3 +46,22 @@ async def test_what_was_not_sent_after_a_charge_is_no_leave_to_send_all_again(
         assert receiver.arrivals["/one"] == 1, "the first was not sent"
         assert len(begun) == first_charges + second_charges
         assert isinstance(verdict, Unknown if first_charges else NotNow), verdict
+
+
+@pytest.mark.parametrize("charged_before", [False, True])
+async def test_what_the_database_could_not_begin_was_not_sent(charged_before: bool, tmp_path: Path) -> None:
+    async def begin(request: Request) -> bool:
+        if request.url.endswith("/two"):
+            raise StoreUnavailable("it restarts")
+        return True
+
+    async def answer(path: str) -> bytes:
+        return status(200)
+
+    async with receiving(answer) as (receiver, url), running(tmp_path, CALLSHEET_PEAKMV_BASE_URL=url) as service:
+        first = Request(method="POST", url=f"{url}/one", headers={}, charges=charged_before)
+        second = Request(method="POST", url=f"{url}/two", headers={}, charges=True)
+        lease = Lease(None, UNLIMITED, SystemClock())
+        verdict = await Conversations(service.egress).hold(asked(first, second), lease, begin)
+        assert receiver.arrivals["/one"] == 1 and not receiver.arrivals["/two"]
+        assert isinstance(verdict, Unknown if charged_before else NotNow), verdict
