@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from decimal import Decimal, InvalidOperation
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -163,14 +162,6 @@ def put(given: Any, path: tuple[str | int, ...], value: Any) -> Any:
     copy: Any = list(given) if isinstance(given, list) else dict(given)
     copy[path[0]] = put(given[path[0]], path[1:], value)
     return copy
-
-
-def total(amounts: list[str]) -> str | None:
-    """The sum of decimal texts; None where one of them is none."""
-    try:
-        return f"{sum((Decimal(amount) for amount in amounts), Decimal(0)):f}"
-    except InvalidOperation:
-        return None
 
 
 def _uses(schema: Any, value: Any, path: tuple[str | int, ...]) -> Iterator[FileUse]:

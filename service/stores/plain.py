@@ -201,6 +201,10 @@ class PlainRows(PlainFiles, PlainMoney, PlainReconcile):
         sql = "UPDATE jobs SET due_at = $1 WHERE num = $2 AND lease = $3 AND due_at IS NOT NULL RETURNING num"
         return bool(await self.write(sql, self.now() + lease_ms, job.num, job.lease))
 
+    async def overdue(self, limit: int) -> list[int]:
+        sql = "SELECT num FROM jobs WHERE status = 'queued' AND deadline_at <= $1 ORDER BY deadline_at LIMIT $2"
+        return [row[0] for row in await self.rows(sql, self.now(), limit)]
+
     async def queued(self, tenant: int, at_most: int) -> int:
         """How many jobs of the tenant wait to be submitted, counted no further than `at_most`."""
         # `+tenant` keeps the planner from the tenant's index: by it, every finished job would be read, too.

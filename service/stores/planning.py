@@ -4,12 +4,13 @@ A store loads what the batch names, this module asks the plan, the store writes 
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from service.facts import Accepted, Arrival, Clash, Done, RawCallback, Resolve
-from service.ids import new_token
+from service.ids import new_token, row_id
 from service.models import Announcement, Applied, Decision, DueDelivery, Endpoint, Job, Note, Target
 from service.states import CallbackVerdict, Record
 from service.stores import Plan
@@ -171,6 +172,28 @@ class Given(Record, frozen=True, kw_only=True):
 
 
 given_of = msgspec.json.Decoder(Given).decode
+
+
+def due_delivery(row: Sequence[Any], lease: int, ends: float, nonce: int) -> DueDelivery:
+    """A claimed delivery from the columns that both dialects select; the lease ends on the monotonic clock."""
+    num, tenant, event, event_at, kind, body, endpoint, lane, attempts, job, detail = row
+    given = given_of(detail) if detail is not None else Given()
+    return DueDelivery(
+        num=num,
+        tenant=tenant,
+        event_id=row_id("evt", event_at, nonce, event),
+        event_type=kind,
+        body=body,
+        endpoint=endpoint,
+        lane=lane,
+        lease=lease,
+        lease_ends=ends,
+        attempts=attempts,
+        job_id=job,
+        callback_url=given.callback_url if endpoint == 0 else None,
+        callback_secret=given.callback_secret if endpoint == 0 else None,
+        traceparent=given.traceparent,
+    )
 
 
 class FreshLease:

@@ -277,10 +277,6 @@ class PostgresStore(DeliveryVerbs, MoneyVerbs, RetentionVerbs, StorageVerbs):
         inputs = {job: given for job, given in await self._rows(sql, taken)}
         return [(jobs[num], inputs[num]) for num in taken]
 
-    async def overdue(self, limit: int) -> list[int]:
-        sql = "SELECT num FROM jobs WHERE status = 'queued' AND deadline_at <= $1 ORDER BY deadline_at LIMIT $2"
-        return [row[0] for row in await self.rows(sql, self.now(), limit)]
-
     # -- credentials
 
     async def pause_credential(

@@ -1,16 +1,15 @@
 """PostgreSQL's verbs for deliveries: claims, attempts, sending again."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
-from service.ids import new_token, row_id
+from service.ids import new_token
 from service.models import Announcement, AttemptResult, DueDelivery, Endpoint, Job
 from service.states import DeliveryStatus, EndpointStatus
 from service.stores import Room
 from service.stores.plain import DELIVERY_NUMBER
-from service.stores.planning import Given, Loaded, Planner, given_of
+from service.stores.planning import Loaded, Planner, due_delivery
 from service.stores.postgres_endpoints import EndpointVerbs
 from service.stores.postgres_rows import CANCELED, ERASED, FAILED, HELD, LEAST_LANE, PENDING, insert, update
 
@@ -111,7 +110,7 @@ class DeliveryVerbs(EndpointVerbs):
             return []
         token = new_token()
         await self._run(LEASE, token, now + lease_ms, taken)
-        return [self._due_delivery(row, token, ends) for row in await self._rows(DUE_DELIVERIES, taken)]
+        return [due_delivery(row, token, ends, self.nonce) for row in await self._rows(DUE_DELIVERIES, taken)]
 
     async def _due_lanes(self, now: int) -> tuple[list[int], int]:
         """Lanes with due work, each once, beginning behind the one that was looked at last; and the last looked at."""
@@ -134,26 +133,6 @@ class DeliveryVerbs(EndpointVerbs):
             status = HELD if lane in states and not states[lane][1] else CANCELED
             await self._run(CLOSE, status, now if status == CANCELED else None, lane, now)
         return [(lane, most) for lane, most in lanes if lane not in closed]
-
-    def _due_delivery(self, row: Sequence[Any], lease: int, ends: float) -> DueDelivery:
-        num, tenant, event, event_at, kind, body, endpoint, lane, attempts, job, detail = row
-        given = given_of(detail) if detail is not None else Given()
-        return DueDelivery(
-            num=num,
-            tenant=tenant,
-            event_id=row_id("evt", event_at, self.nonce, event),
-            event_type=kind,
-            body=body,
-            endpoint=endpoint,
-            lane=lane,
-            lease=lease,
-            lease_ends=ends,
-            attempts=attempts,
-            job_id=job,
-            callback_url=given.callback_url if endpoint == 0 else None,
-            callback_secret=given.callback_secret if endpoint == 0 else None,
-            traceparent=given.traceparent,
-        )
 
     # -- attempts
 

@@ -235,10 +235,6 @@ class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
                 found.append(last)
         return found
 
-    async def overdue(self, limit: int) -> list[int]:
-        sql = "SELECT num FROM jobs WHERE status = 'queued' AND deadline_at <= $1 ORDER BY deadline_at LIMIT $2"
-        return [row[0] for row in await self.rows(sql, self.now(), limit)]
-
     # -- credentials that their provider refuses
 
     async def pause_credential(

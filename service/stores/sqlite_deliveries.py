@@ -1,7 +1,6 @@
 """SQLite's verbs for events, deliveries, attempts and the endpoints that they go to."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import msgspec
 
@@ -10,7 +9,7 @@ from service.models import Announcement, AttemptResult, DueDelivery, Endpoint, E
 from service.states import DeliveryStatus, EndpointStatus
 from service.stores import Room
 from service.stores.plain import DELIVERY_NUMBER, ENDPOINT_COLUMNS, endpoint_values
-from service.stores.planning import Given, Loaded, PlannedEvent, Planner, given_of
+from service.stores.planning import Loaded, PlannedEvent, Planner, due_delivery
 from service.stores.sqlite_rows import CANCELED, FAILED, HELD, LEAST_LANE, PENDING, SqliteRows
 
 HOUR_MS = 3_600_000
@@ -61,7 +60,7 @@ class DeliveryVerbs(SqliteRows):
         token = new_token()
         leases = [(token, now + lease_ms, num) for num in taken]
         self._many("UPDATE deliveries SET lease = ?, due_at = ? WHERE num = ?", leases)
-        return [self._due_delivery(row, token, ends) for row in self._in(DUE_DELIVERIES, taken)]
+        return [due_delivery(row, token, ends, self.nonce) for row in self._in(DUE_DELIVERIES, taken)]
 
     def _due_lanes(self, now: int) -> Iterator[int]:
         """Lanes with due work, each once, beginning behind the one that was looked at last."""
@@ -91,26 +90,6 @@ class DeliveryVerbs(SqliteRows):
         )
         self._execute(sql, (status, now if status == CANCELED else None, lane, now))
         return False
-
-    def _due_delivery(self, row: Sequence[Any], lease: int, ends: float) -> DueDelivery:
-        num, tenant, event, event_at, kind, body, endpoint, lane, attempts, job, detail = row
-        given = given_of(detail) if detail is not None else Given()
-        return DueDelivery(
-            num=num,
-            tenant=tenant,
-            event_id=row_id("evt", event_at, self.nonce, event),
-            event_type=kind,
-            body=body,
-            endpoint=endpoint,
-            lane=lane,
-            lease=lease,
-            lease_ends=ends,
-            attempts=attempts,
-            job_id=job,
-            callback_url=given.callback_url if endpoint == 0 else None,
-            callback_secret=given.callback_secret if endpoint == 0 else None,
-            traceparent=given.traceparent,
-        )
 
     # -- attempts
 
