@@ -16,7 +16,8 @@ from service.clock import Clock, SystemClock
 from service.egress import Egress
 from service.endpoints import FanOut
 from service.errors import StoreUnavailable
-from service.ids import new_correlation
+from service.fleet import Fleet
+from service.ids import new_correlation, new_token
 from service.lanes import Lanes
 from service.links import stable_links
 from service.models import Job
@@ -50,6 +51,7 @@ class Service:
 
     context: Context
     egress: Egress
+    fleet: Fleet
     restored: int | None = None  # jobs of a copy that became `unknown` at this start
 
     async def settle_copy(self) -> int | None:
@@ -66,6 +68,7 @@ class Service:
         await self.egress.close()
         with contextlib.suppress(StoreUnavailable):
             await self.context.store.release_leases()
+            await self.fleet.leave()
         await self.context.store.close()
 
 
@@ -88,9 +91,11 @@ async def build(
     clock = clock or SystemClock()
     vault = load_vault(settings)
     sealed, known = Sealed(vault), {name: providers.load(name) for name in providers.names()}
+    fleet = Fleet(clock=clock, node=new_token())
     lanes = Lanes(
-        per_lane=settings.endpoint_concurrency, total=settings.delivery_concurrency, clock=clock, sending=role != "api"
-    )
+        per_lane=settings.endpoint_concurrency, total=settings.delivery_concurrency, clock=clock,
+        sending=role != "api", fleet=fleet,
+    )  # fmt: skip
     sandboxed: set[int] = set()
     rules = Rules(
         operation_of=partial(_operation_of, known, sandboxed), random=random, correlate=new_correlation,
@@ -102,6 +107,7 @@ async def build(
         if own_loops and role != "api":  # an api node runs loops only while it is ticked
             store.own_loops(f"--role {role}")
             await store.recover_leases()
+            await fleet.join(store)
         accounts = Accounts(
             store=store, sealed=sealed, settings=settings, providers=known, clock=clock, sandboxed=sandboxed,
             token_of=vault.callback_token,
@@ -112,9 +118,9 @@ async def build(
         raise
     policy = policy_of(settings, clock)
     egress = make_egress(policy=policy, trusted=_base_urls(settings, known), proxy=settings.egress_proxy)
-    owned = contextlib.nullcontext if role != "api" else partial(_owned_while_ticking, store)
-    parts = Parts(settings, clock, random, vault, sealed, known, store, accounts, policy, egress, lanes, owned)
-    service = Service(context=parts.context(), egress=egress)
+    owned = contextlib.nullcontext if role != "api" else partial(_owned_while_ticking, store, fleet)
+    parts = Parts(settings, clock, random, vault, sealed, known, store, accounts, policy, egress, fleet, lanes, owned)
+    service = Service(context=parts.context(), egress=egress, fleet=fleet)
     if role != "api":
         store.listen(service.context.loops.wake)
     try:
@@ -125,12 +131,15 @@ async def build(
 
 
 @contextlib.asynccontextmanager
-async def _owned_while_ticking(store: Store) -> AsyncIterator[None]:
+async def _owned_while_ticking(store: Store, fleet: Fleet) -> AsyncIterator[None]:
     store.own_loops("a tick")
     try:
         await store.recover_leases()
+        await fleet.join(store)
         yield
     finally:
+        with contextlib.suppress(StoreUnavailable):
+            await fleet.leave()
         store.release_loops()
 
 

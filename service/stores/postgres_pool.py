@@ -85,7 +85,7 @@ class Pool:
 
     def __init__(self, url: str, *, clock: Clock, ask_time: bool = True):
         self.dsn, self.options = read_url(url)
-        self._clock, self._ask_time = clock, ask_time
+        self._clock, self.asks_time = clock, ask_time
         self._group = GroupCommit(self._commit_calls)
         self._writer: Any = None
         self._listening: asyncio.Task[None] | None = None
@@ -130,18 +130,18 @@ class Pool:
 
     def now(self) -> int:
         """The database's time: inside a transaction as it began, else as it was asked last and went on here."""
-        if not self._ask_time:
+        if not self.asks_time:
             return self._clock.now()
         at, monotonic = self._at
         return at if self._inside else at + int((self._clock.monotonic() - monotonic) * 1000)
 
     def monotonic(self) -> float:
         """This node's monotonic clock just before the transaction asked for the time: no lease seems longer here."""
-        return self._at[1] if self._inside and self._ask_time else self._clock.monotonic()
+        return self._at[1] if self._inside and self.asks_time else self._clock.monotonic()
 
     async def _read_clock(self, db: Any) -> tuple[int, float]:
         before = self._clock.monotonic()
-        return (await db.fetch(CLOCK))[0][0] if self._ask_time else self._clock.now(), before
+        return (await db.fetch(CLOCK))[0][0] if self.asks_time else self._clock.now(), before
 
     # -- reading
 
