@@ -114,6 +114,9 @@ class Store(Protocol):
         """
 
     async def leave(self, node: int) -> None: ...
+    async def nodes(self, term_ms: int) -> int | None:
+        """How many said within the term that they are there. None where the lock of the loops tells it."""
+
     async def check(self) -> None:
         """Raise `StoreUnavailable` where an accept could not be kept now."""
 

@@ -14,6 +14,7 @@ BEAT = (
     " gone AS (DELETE FROM nodes n USING t WHERE n.beat_at < t.now - $5 AND n.node <> $1)"
     " SELECT n.node, n.view FROM t JOIN nodes n ON n.node <> $1 AND n.beat_at > t.now - $4"
 )
+COUNT = "SELECT count(*) FROM nodes WHERE beat_at > (extract(epoch FROM statement_timestamp()) * 1000)::bigint - $1"
 
 
 class NodeVerbs(PostgresRows):
@@ -21,6 +22,9 @@ class NodeVerbs(PostgresRows):
         """Beside the writer, in one statement: what the writer waits for does not delay it."""
         given = None if self._pool.asks_time else self.now()
         return dict(await self._pool.fetch(BEAT, node, view, given, term_ms, KEPT_MS))
+
+    async def nodes(self, term_ms: int) -> int | None:
+        return int((await self._pool.fetch(COUNT, term_ms))[0][0])
 
     async def leave(self, node: int) -> None:
         await self._pool.fetch("DELETE FROM nodes WHERE node = $1", node)

@@ -73,6 +73,9 @@ class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
     async def leave(self, node: int) -> None:
         """Nobody counts nodes."""
 
+    async def nodes(self, term_ms: int) -> int | None:
+        return None
+
     async def check(self) -> None:
         """Write something and wait for its commit, as an accept does."""
         await self.set_meta("checked_at", str(self.now()))
