@@ -59,10 +59,17 @@ class Service:
         """
         return await settle_copy(self.context.store, self.context.transitions, self.context.clock.now())
 
-    async def close(self) -> None:
-        """Finish what is under way, then close connections and the database."""
+    def leave(self) -> None:
+        """The stop begins: nothing more is claimed, whoever waits is answered, `/ready` says no."""
         self.context.delivery.lanes.sending = False
-        await asyncio.gather(self.context.loops.stop(STOP_S), self.context.passthrough.drain(STOP_S))
+        self.context.waiting.release()
+        self.context.loops.leave()
+
+    async def close(self) -> None:
+        """Finish what is under way, then close connections and the database; within `STOP_S` of `leave`."""
+        self.leave()
+        left = self.context.loops.left(STOP_S)
+        await asyncio.gather(self.context.loops.stop(left), self.context.passthrough.drain(left))
         await self.egress.close()
         with contextlib.suppress(StoreUnavailable):
             await self.context.store.release_leases()

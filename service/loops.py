@@ -133,7 +133,7 @@ class Loops:
         self._stages, self._clock, self._owned = stages, clock, owned
         self._running: list[asyncio.Task[None]] = []
         self._ticking = asyncio.Lock()
-        self._stopping = False
+        self._left_at: float | None = None  # when the stop began
 
     @property
     def alive(self) -> bool:
@@ -148,11 +148,21 @@ class Loops:
         for stage in self._stages:
             stage.wake.set()
 
+    def leave(self) -> None:
+        """Claim nothing more; what is under way goes on."""
+        if self._left_at is None:
+            self._left_at = self._clock.monotonic()
+            self.wake()
+
+    def left(self, seconds: float) -> float:
+        """What is left of so many seconds for a stop."""
+        gone = self._clock.monotonic() - self._left_at if self._left_at is not None else 0.0
+        return max(0.0, seconds - gone)
+
     async def stop(self, seconds: float) -> None:
         """Claim nothing more; let what is under way end within that many seconds, in the order of the stages."""
         ends = self._clock.monotonic() + seconds
-        self._stopping = True
-        self.wake()
+        self.leave()
         if self._running:
             await asyncio.wait(self._running, timeout=seconds / 2)  # a claim that is being committed ends first
         for task in self._running:
@@ -170,7 +180,7 @@ class Loops:
         async with self._ticking, self._owned():
             ends, steps, idle = self._clock.monotonic() + budget, 0, False
             try:
-                while (left := ends - self._clock.monotonic()) > 0:
+                while (left := ends - self._clock.monotonic()) > 0 and self._left_at is None:
                     busy = self._busy()  # what ends during the steps makes room that they have not seen
                     worked = [await stage.step(left) for stage in self._stages]
                     steps += sum(worked)
@@ -196,7 +206,7 @@ class Loops:
 
     async def _forever(self, stage: Stage) -> None:
         """One supervised loop: a step that fails is logged and tried again."""
-        while not self._stopping:
+        while self._left_at is None:
             worked, pause = False, IDLE_S
             stage.wake.clear()
             try:
@@ -207,6 +217,6 @@ class Loops:
             except Exception:
                 log.exception("%s: a step failed", stage.name)
                 pause = FAILED_S
-            if not worked and not self._stopping:
+            if not worked and self._left_at is None:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stage.wake.wait(), pause)
