@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from service import addresses, providers
 from service.accounts import Accounts
 from service.clock import Clock, SystemClock
+from service.conversation import LEASE_MS
 from service.egress import Egress
 from service.endpoints import FanOut
 from service.errors import StoreUnavailable
@@ -86,10 +87,12 @@ async def build(
     open_database: OpenStore = open_store,
     wrap_plan: Callable[[Plan], Plan] = lambda plan: plan,
     own_loops: bool = True,
+    lease_ms: int = LEASE_MS,
 ) -> Service:
     """Everything of one process, ready but with no loop running. `role` is all, api or worker.
 
-    The other arguments are seams: time, chance, the way out and the database can be given by a test.
+    The other arguments are seams: time, chance, the way out, the database and how long a claim lasts can be given by a
+    test.
     Raises `SettingsError`, `WrongMasterKey`, `SchemaTooNew`, `LockHeld`, `StoreUnavailable`.
     """
     clock = clock or SystemClock()
@@ -120,7 +123,9 @@ async def build(
     policy = policy_of(settings, clock)
     egress = make_egress(policy=policy, trusted=_base_urls(settings, known), proxy=settings.egress_proxy)
     owned = contextlib.nullcontext if role != "api" else partial(_owned_while_ticking, store)
-    parts = Parts(settings, clock, random, vault, sealed, known, store, accounts, policy, egress, lanes, owned)
+    parts = Parts(
+        settings, clock, random, vault, sealed, known, store, accounts, policy, egress, lanes, owned, lease_ms
+    )
     service = Service(context=parts.context(), egress=egress)
     if role != "api":
         store.listen(service.context.loops.wake)

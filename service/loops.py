@@ -105,7 +105,7 @@ class InFlight:
         while self._tasks and (left := ends - asyncio.get_running_loop().time()) > 0:
             await asyncio.wait(self._tasks, timeout=left)
         late = list(self._tasks)
-        for task in late:  # what was sent keeps its lease, and is learned or sent again when that ends
+        for task in late:  # what was sent is learned, or sent again, by whoever claims it next
             task.cancel()
         if late:
             await asyncio.wait(late)

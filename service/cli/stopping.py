@@ -8,9 +8,12 @@ request may be on its way. The loops stop meanwhile. SIGINT, from a keyboard, do
 
 import asyncio
 import contextlib
+import ctypes
 import select
 import signal
 import socket
+import struct
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import uvicorn
@@ -18,7 +21,11 @@ import uvicorn
 REQUESTS_S = 4.0  # for requests under way, once nobody new is let in
 CUT_S = 1  # for those that are then cut to end
 LOOK_S = 0.05
-MOST_WAITING = 10_000  # connections to let in at the end: they are fewer, but more may come all the time
+HANDSHAKE_S = 0.1  # for connections that were being opened as the door began to close
+MOST_WAITING = 10_000  # connections to let in at the end: more than a backlog holds
+SO_ATTACH_FILTER = 26  # Linux, include/uapi/asm-generic/socket.h
+# Classic BPF (operation, jump if true, jump if false, operand), over the TCP header; its 14th byte has the flags.
+NOT_SYN = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
 
 
 class StoppingServer(uvicorn.Server):
@@ -62,11 +69,26 @@ class StoppingServer(uvicorn.Server):
 
 
 async def _let_in(listeners: Sequence[socket.socket]) -> None:
-    """Return when nobody waits at the door: closing it would reset those connections, which the system has accepted."""
+    """Return when nobody waits at the door: closing it would reset those connections, which the system has accepted.
+
+    On Linux nobody begins a new one meanwhile: it goes unanswered, is begun again after a second, and refused then.
+    Elsewhere a moment is left between the last look and the closing, for those who did not ask `/ready`.
+    """
     waiting = select.poll()
     for listener in listeners:
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):  # a sandbox may have none
+                _ignore_new(listener)
         waiting.register(listener, select.POLLIN)
+    await asyncio.sleep(HANDSHAKE_S)
     for _ in range(MOST_WAITING):
         if not waiting.poll(0):
             return
         await asyncio.sleep(0)  # the loop lets one in each time round
+
+
+def _ignore_new(listener: socket.socket) -> None:
+    """A socket filter: packets that open a connection (SYN without ACK) are dropped, what belongs to one passes."""
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in NOT_SYN))
+    filtered = struct.pack("HP", len(NOT_SYN), ctypes.addressof(program))
+    listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filtered)
