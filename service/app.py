@@ -34,6 +34,7 @@ OpenStore = Callable[..., Any]
 MakeEgress = Callable[..., Egress]
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 STOP_S = 20.0  # for what is under way, of the 25 s that a stop may take
+GIVE_BACK_S, CLOSE_S = 2.5, 1.0  # for the database to answer, after that
 
 
 class Planning:
@@ -72,9 +73,11 @@ class Service:
         left = self.context.loops.left(STOP_S)
         await asyncio.gather(self.context.loops.stop(left), self.context.passthrough.drain(left))
         await self.egress.close()
-        with contextlib.suppress(StoreUnavailable):
-            await self.context.store.release_leases()
-        await self.context.store.close()
+        # A database that does not answer keeps the leases until they end.
+        for last, seconds in ((self.context.store.release_leases, GIVE_BACK_S), (self.context.store.close, CLOSE_S)):
+            with contextlib.suppress(StoreUnavailable, TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await last()
 
 
 async def build(

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
 from tests.keyed import KEY as PROVIDER_KEY
 from tests.keyed import Server
-from tests.kill.fleet import STOP_S, Fleet, opened
+from tests.kill.fleet import STOP_S, Fleet, opened, running
 from tests.kill.test_kill import KEY, intent
 
 pytestmark = [pytest.mark.anyio, pytest.mark.kill, pytest.mark.xdist_group("kill")]
@@ -25,7 +26,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.kill, pytest.mark.xdist_group("kill
 LARGE = 300 * 1024 * 1024
 SLOW_S = 28.0  # that the subscriber takes: longer than a stop may
 AT_ONCE_S = 20.0  # a lease lasts 90 s
-LEASES = "SELECT lease FROM jobs WHERE lease IS NOT NULL UNION ALL SELECT lease FROM deliveries WHERE lease IS NOT NULL"
+LEASES = (
+    "SELECT 'job', num, lease FROM jobs WHERE lease IS NOT NULL"
+    " UNION ALL SELECT 'delivery', num, lease FROM deliveries WHERE lease IS NOT NULL"
+)
 
 
 class Stopping(Fleet):
@@ -155,7 +159,7 @@ async def test_a_stop_ends_in_time_whatever_is_open_and_another_node_goes_on() -
     ):
         open_now = await open_everything(fleet, ends)
         await fleet.start_node(fleet.second)
-        leases = {row[0] for row in await fleet.rows(LEASES)}
+        leases = {tuple(row) for row in await fleet.rows(LEASES)}
         assert len(leases) == 3, "the delivery and both submits are under way"
         took = asyncio.create_task(fleet.stop_node(fleet.first))
         reply = await asyncio.wait_for(open_now["waiting"], STOP_S)
@@ -163,7 +167,7 @@ async def test_a_stop_ends_in_time_whatever_is_open_and_another_node_goes_on() -
         await fleet.clear_faults()
         await fleet.ask("PUT", f"{fleet.subscriber}/_behaviour", json={"delay_s": 0})
         print(f"\na stop with everything open took {await took:.1f} s")
-        assert not leases & {row[0] for row in await fleet.rows(LEASES)}, "a lease that nobody holds"
+        assert not leases & {tuple(row) for row in await fleet.rows(LEASES)}, "a lease that nobody holds"
         await check_ends(open_now)
         await check_taken_over(fleet)
 
@@ -192,3 +196,20 @@ async def check_taken_over(fleet: Stopping) -> None:
     first, again = await fleet.received("endpoint.test")
     assert (first["webhook_id"], first["sha256"]) == (again["webhook_id"], again["sha256"])
     assert (await fleet.charges("pixverse"), await fleet.charges("peakmv")) == (1, 1)
+
+
+async def test_a_stop_ends_in_time_though_the_database_does_not_answer() -> None:
+    async with running("all") as fleet:
+        async with fleet.loaded(fleet.nodes, 0.1):
+            await asyncio.sleep(2)
+        server = psutil.Process(int((fleet.server.data / "postmaster.pid").read_text().split()[0]))
+        processes = [server, *server.children(recursive=True)]
+        assert len(processes) > 3
+        for process in processes:
+            process.suspend()
+        try:
+            await asyncio.sleep(1)  # so that something waits for it
+            print(f"\na stop without a database took {await fleet.stop_node(fleet.nodes[0]):.1f} s")
+        finally:
+            for process in processes:
+                process.resume()
