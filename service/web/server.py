@@ -1,5 +1,6 @@
 """The HTTP interface as a Starlette app, made from the route table."""
 
+import asyncio
 import logging
 import secrets
 from collections.abc import Callable, MutableMapping
@@ -13,7 +14,7 @@ from starlette.routing import BaseRoute
 from starlette.routing import Route as Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import Refusal
+from service.errors import Refusal, Unavailable
 from service.web.context import Context
 from service.web.dispatch import Methods
 from service.web.documents import Documents
@@ -33,6 +34,7 @@ SAFE_HEADERS = (
     (b"cache-control", b"no-store"),
 )
 LAST = ((b"connection", b"close"),)
+STOPPING = Unavailable("This node stopped before it was done: ask another one.", code="stopping", retry_after=1)
 
 
 def create_web(context: Context, *, lifespan: Lifespan | None = None, room: Room | None = None) -> Starlette:
@@ -86,6 +88,12 @@ class Envelope:
 
         try:
             await self._app(scope, receive, marked)
+        except asyncio.CancelledError:
+            if not self._waiting.released:
+                raise
+            log.warning("%s: cut by the stop", request_id)
+            if not started:
+                await self._refuse(STOPPING, request_id, scope, receive, marked)
         except Exception as error:
             if started:
                 raise

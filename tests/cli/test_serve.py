@@ -66,6 +66,8 @@ def test_sigterm_stops_it_with_exit_code_0_though_a_request_hangs(folder: Folder
             service.process.terminate()
             assert service.process.wait(25) == 0
             assert time.monotonic() - began < 10
+            assert connection.recv(4096).startswith(b"HTTP/1.1 503 ")
+        assert "Traceback" not in service.said()
 
 
 def test_a_stop_says_so_first_and_serves_who_comes_all_the_same(folder: Folder) -> None:

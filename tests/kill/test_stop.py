@@ -169,6 +169,7 @@ async def test_a_stop_ends_in_time_whatever_is_open_and_another_node_goes_on() -
         print(f"\na stop with everything open took {await took:.1f} s")
         assert not leases & {tuple(row) for row in await fleet.rows(LEASES)}, "a lease that nobody holds"
         await check_ends(open_now)
+        assert fleet.count_said("cut by the stop") == 1 and fleet.count_said("Traceback") == 0
         await check_taken_over(fleet)
 
 
