@@ -71,6 +71,7 @@ class Delivery:
         clock: Clock,
         random: Callable[[], float],
         count: Callable[[str, float], Any],
+        lease_ms: int = LEASE_MS,
     ):
         self._store, self._egress, self._endpoints = store, egress, endpoints
         self._accounts, self._sealed, self.lanes, self._settings = accounts, sealed, lanes, settings
@@ -78,6 +79,7 @@ class Delivery:
         self.flying: InFlight = lanes.flying
         self.wake = asyncio.Event()
         self._wake_at: int | None = None
+        self._lease_ms = lease_ms
 
     def hand_over(self, fresh: Sequence[DueDelivery]) -> None:
         """Send what was just committed with a lease of ours."""
@@ -89,7 +91,7 @@ class Delivery:
         if budget < self.needs_s:
             return False
         claimed = await self._store.claim_deliveries(
-            room=self.lanes.rooms(), lease_ms=LEASE_MS, limit=min(CLAIM, self.flying.free)
+            room=self.lanes.rooms(), lease_ms=self._lease_ms, limit=min(CLAIM, self.flying.free)
         )
         for delivery in claimed:
             self.lanes.start(delivery.lane, self._deliver(delivery, budget), promised=False)

@@ -79,6 +79,7 @@ class Settings:
     retention_files_days: int = knob("7", knobs.whole(1, 36_500), "days", "that uploaded files are kept")
     max_file_bytes: int = knob("104857600", knobs.whole(1, 10**11), "bytes", "of one uploaded file")
     max_stored_bytes: int = knob("10737418240", knobs.whole(1, 10**12 - 1), "bytes", "of a tenant's files, together")
+    stop_delay: int = knob("2", knobs.whole(0, 15), "seconds", "taking requests after SIGTERM while /ready says no")
     log_level: str = knob("INFO", knobs.level, "level", f"how much is logged: {', '.join(LOG_LEVELS)}")
     providers: dict[str, ProviderSettings] = field(default_factory=dict)
 

@@ -151,7 +151,8 @@ class Pool:
             for last in (False, True):
                 try:
                     self.statements += 1
-                    return list(await self._pool.fetch(sql, *values))
+                    async with self._lent() as db:
+                        return list(await db.fetch(sql, *values))
                 except (asyncpg.PostgresError, *LOST) as error:
                     if last or not (_lost(error) or isinstance(error, asyncpg.InvalidCachedStatementError)):
                         raise
@@ -162,8 +163,20 @@ class Pool:
     async def beside(self) -> AsyncIterator[Any]:
         """A connection beside the writer's, in a transaction of its own."""
         with translated():
-            async with self._pool.acquire() as db, db.transaction():
+            async with self._lent() as db, db.transaction():
                 yield db
+
+    @asynccontextmanager
+    async def _lent(self) -> AsyncIterator[Any]:
+        """One of the pool's. Whoever is cancelled ends it, and does not wait for a server that may not answer."""
+        db = await self._pool.acquire()
+        try:
+            yield db
+        except asyncio.CancelledError:
+            db.terminate()
+            raise
+        finally:
+            await self._pool.release(db)
 
     # -- inside a transaction
 
@@ -296,7 +309,8 @@ class Pool:
         sql = "INSERT INTO commits (token, at) VALUES ($1, $2) ON CONFLICT (token) DO NOTHING RETURNING token"
         while True:
             try:
-                return not await self._pool.fetch(sql, token, self.now())
+                async with self._lent() as db:
+                    return not await db.fetch(sql, token, self.now())
             except (asyncpg.PostgresError, *LOST) as error:
                 if not _unavailable(error) or asyncio.get_running_loop().time() > ends:
                     raise
@@ -332,7 +346,8 @@ class Pool:
 
     async def _notify(self) -> None:
         with suppress(asyncpg.PostgresError, *LOST):
-            await self._pool.execute("SELECT pg_notify($1, '')", CHANNEL)
+            async with self._lent() as db:
+                await db.execute("SELECT pg_notify($1, '')", CHANNEL)
         await asyncio.sleep(NEWS_EVERY_S)
 
 
