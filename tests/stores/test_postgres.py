@@ -33,9 +33,10 @@ async def node(url: str, clock: Any = None, *, ask_time: bool = False) -> AsyncI
         await store.close()
 
 
-@pytest.fixture
-async def url(tmp_path: Path) -> str:
-    return await server.database(tmp_path)
+@pytest.fixture(params=["brought", "machine"])
+async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    servers = {"brought": server.brought, "machine": server.machine}
+    return await servers[request.param].database(tmp_path)
 
 
 @contextlib.asynccontextmanager
@@ -304,8 +305,8 @@ async def test_nothing_needs_prepared_statements(url: str) -> None:
 # -- partitions
 
 
-async def test_old_partitions_are_dropped_and_bodies_stay_with_their_events(tmp_path: Path) -> None:
-    url, clock = await server.database(tmp_path), ManualClock()
+async def test_old_partitions_are_dropped_and_bodies_stay_with_their_events(url: str) -> None:
+    clock = ManualClock()
     store: PostgresStore = await open_store(url, plan=Real(), clock=clock, ask_time=False, partition_ms=1_000)
     tenant = await store.create_tenant("default", b"sealed")
     world = World(store, clock, tenant.num, await add_credential(store, tenant.num))

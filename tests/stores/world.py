@@ -39,7 +39,10 @@ from service.views import event_body
 from tests.stores import server
 
 PLAIN = "?notify=off&advisory=off&partitions=off"
-STORES = ["sqlite", "postgres", "postgres-plain"]
+POOLED = "?statement_cache=0"
+# `plain` is without what distributed databases lack, `pooled` behind a pooler of transactions, `machine` on the
+# PostgreSQL that the machine has.
+STORES = ["sqlite", "postgres", "postgres-plain", "postgres-pooled", "postgres-machine"]
 PARTITION_MS = 1_000  # what a test's clock goes on by is whole partitions
 START = 1_800_000_000_000
 DAY = 86_400_000
@@ -58,7 +61,8 @@ async def open_named(name: str, tmp_path: Path, plan: Plan, clock: Clock, **seam
     if name == "sqlite":
         sqlite: Store = await open_sqlite(f"sqlite:///{tmp_path / 'callsheet.db'}", plan=plan, clock=clock, **seams)
         return sqlite
-    url = await server.lent(tmp_path, PLAIN if name == "postgres-plain" else "")
+    where = {"postgres-machine": server.machine, "postgres-pooled": server.pooled}.get(name, server.brought)
+    url = await where.lent(tmp_path, {"postgres-plain": PLAIN, "postgres-pooled": POOLED}.get(name, ""))
     given = {"ask_time": False, "partition_ms": PARTITION_MS, **seams}
     postgres: Store = await open_postgres(url, plan=plan, clock=clock, **given)
     return postgres
