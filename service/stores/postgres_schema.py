@@ -52,10 +52,9 @@ async def migrate(pool: Pool, *, create: bool) -> tuple[int, int]:
 
 
 async def _current(pool: Pool) -> int | None:
-    try:
-        return int((await pool.fetch("SELECT COALESCE(max(version), 0) FROM migrations"))[0][0])
-    except asyncpg.UndefinedTableError:
+    if (await pool.fetch("SELECT to_regclass('migrations') IS NULL"))[0][0]:
         return None
+    return int((await pool.fetch("SELECT COALESCE(max(version), 0) FROM migrations"))[0][0])
 
 
 async def _migrate(db: Any, known: list[Migration], *, partitions: bool) -> None:
