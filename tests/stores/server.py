@@ -23,7 +23,14 @@ import pytest
 from tests.stores.pooling import Pooler
 
 KEPT = 4  # databases of each server: of the tests that ran last
-QUICK = ("fsync = off", "full_page_writes = off", "synchronous_commit = off", "max_connections = 200")
+# Lists of events wait for every transaction on the server that writes, also for one of autovacuum.
+QUICK = (
+    "fsync = off",
+    "full_page_writes = off",
+    "synchronous_commit = off",
+    "max_connections = 200",
+    "autovacuum = off",
+)
 DEBIAN = Path("/usr/lib/postgresql")  # where its packages keep what need not be on the PATH
 EMPTY = """
 DO $$ DECLARE child regclass; BEGIN

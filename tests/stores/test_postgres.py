@@ -133,20 +133,71 @@ async def test_an_endpoint_made_while_an_event_is_written_waits_for_it(url: str)
 # -- commit order
 
 
+async def begun_late(late: Any, tenant: int) -> tuple[Any, int]:
+    """A transaction, still open, that has written an event; and the event's number."""
+    transaction = late.transaction()
+    await transaction.start()
+    number = await late.fetchval("SELECT pg_current_xact_id()::text::bigint") << 20
+    sql = "INSERT INTO events (num, tenant, type, created_at) VALUES ($1, $2, 'late', 0)"
+    await late.execute(sql, number, tenant)
+    return transaction, number
+
+
 async def test_a_stream_never_skips_a_late_committer(url: str) -> None:
     async with node(url) as world, aside(url) as late:
-        transaction = late.transaction()
-        await transaction.start()
-        number = await late.fetchval("SELECT pg_current_xact_id()::text::bigint") << 20
-        sql = "INSERT INTO events (num, tenant, type, created_at) VALUES ($1, $2, 'late', 0)"
-        await late.execute(sql, number, world.tenant)
+        transaction, number = await begun_late(late, world.tenant)
         early, _ = await world.store.publish(world.tenant, said("early"), None)
         assert number < early.num
-        assert [e.type for e in await world.store.events(world.tenant, page(), {})] == ["early"]
+        assert await world.store.event(world.tenant, early.num) is not None
         assert await world.store.events_after(world.tenant, 0, 10) == []  # a cursor here would skip the late one
         await transaction.commit()
         streamed = await world.store.events_after(world.tenant, 0, 10)
         assert [e.type for e in streamed] == ["late", "early"]
+
+
+async def test_pages_of_events_never_skip_a_late_committer(url: str) -> None:
+    async with node(url) as world, aside(url) as late:
+        for n in range(3):
+            await world.store.publish(world.tenant, said(f"before {n}"), None)
+        transaction, _ = await begun_late(late, world.tenant)
+        job = await world.succeeded()
+        for n in range(3):
+            await world.store.publish(world.tenant, said(f"after {n}"), None)
+        listed = [e.type for e in await world.store.events(world.tenant, page(2), {})]
+        assert listed == ["before 2", "before 1"]  # a page of the newest would have its cursor above the late one
+        assert await world.store.events(world.tenant, page(), {"job": job.id}) == []
+        await transaction.commit()
+        shown, before = [], None
+        while events := await world.store.events(world.tenant, page(2, before), {}):
+            shown += [event.type for event in events if not event.type.startswith("job.")]
+            before = events[-1].num
+        assert shown == ["after 2", "after 1", "after 0", "late", "before 2", "before 1", "before 0"]
+
+
+async def test_pages_of_events_are_whole_while_somebody_commits_late_in_between(url: str) -> None:
+    async with node(url) as world, aside(url) as late:
+        walks = []
+        for turn in range(6):
+            transaction, _ = await begun_late(late, world.tenant)
+            await world.store.publish(world.tenant, said(f"{turn}"), None)
+            first = await world.store.events(world.tenant, page(2), {})  # of this turn's, it would be above and below
+            await transaction.commit()
+            rest = await world.store.events(world.tenant, page(before=first[-1].num), {}) if first else []
+            walks.append([event.num for event in (*first, *rest)])
+        everything = [event.num for event in await world.store.events(world.tenant, page(), {})]
+        assert len(everything) == 12 and [len(nums) for nums in walks] == [0, 2, 4, 6, 8, 10]
+        for nums in walks[1:]:
+            assert nums == [num for num in everything if num <= nums[0]]
+
+
+async def test_a_list_of_jobs_shows_at_once_what_was_made(url: str) -> None:
+    async with node(url) as world, aside(url) as late:
+        transaction, _ = await begun_late(late, world.tenant)
+        await world.endpoint()
+        job = await world.succeeded()
+        assert [found.id for found in await world.store.jobs(world.tenant, page(), {})] == [job.id]
+        assert len(await world.statuses()) == 2
+        await transaction.commit()
 
 
 async def test_a_database_restored_on_another_server_numbers_on(url: str) -> None:
