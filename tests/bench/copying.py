@@ -120,7 +120,8 @@ def measure(folder: Path, jobs: int, killed: bool) -> None:
                 print(f"killed in {table} after {copy(folder, server.url, table)[0]:.0f} s", flush=True)
         seconds, memory, said = copy(folder, server.url)
         print("\n".join(said.splitlines()[-20:]))
-        print(f"{seconds:.0f} s, {rows / seconds:.0f} rows/s, at most {memory >> 20} MiB of memory")
+        rate = "the rest" if killed else f"{rows / seconds:.0f} rows/s"
+        print(f"{seconds:.0f} s, {rate}, at most {memory >> 20} MiB of memory")
         print("the same sums on both sides:", asyncio.run(same(folder, server.url)))
     finally:
         server.stop()
