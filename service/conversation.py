@@ -22,6 +22,7 @@ UPLOAD_S = 60.0  # for a request that carries files
 LEASE_MS = 90_000
 MARGIN_S = 5.0  # between the end of the longest request and the end of its lease
 BEGIN_S = 2.0  # for what is written before a request is sent
+NOT_ASKED = "not sent: the database could not be asked"
 REPLY_BYTES = 8 * 1024 * 1024
 
 
@@ -95,7 +96,7 @@ class Conversations:
                     if request.charges and (begin is None or not await begin(request)):
                         raise Stopped
                 except StoreUnavailable:
-                    reply: Reply | NotNow | Unknown = NotNow(reason="not sent: the database could not be asked")
+                    reply: Reply | NotNow | Unknown = NotNow(reason=NOT_ASKED)
                 else:
                     reply = await self._send(request, lease, deadline)
                 if isinstance(reply, NotNow | Unknown):
@@ -110,8 +111,14 @@ class Conversations:
 
     async def _send(self, request: Request, lease: Lease, deadline: float) -> Reply | NotNow | Unknown:
         try:
+            outgoing = await self._outgoing(request)
+        except StoreUnavailable:  # a file that it carries
+            return NotNow(reason=NOT_ASKED)
+        except NotSent as error:
+            return NotNow(reason=f"not sent: {error.kind}")
+        try:
             answer = await self._egress.send(
-                await self._outgoing(request),
+                outgoing,
                 deadline=deadline,
                 max_bytes=REPLY_BYTES,
                 trusted=True,

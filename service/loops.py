@@ -16,6 +16,7 @@ log = logging.getLogger("callsheet.loops")
 IDLE_S = 0.25  # between scans that found nothing; a wake-up ends it early
 FAILED_S = 1.0  # after a step that failed, so that a fault does not fill the log
 LOOK_AGAIN_S = 1.0  # of a tick, while everything that it started is still under way
+LET_GO_MS = 1_000  # until what the store failed in the middle of is tried again
 TICK_MARGIN_S = 5.0  # how long after its budget a tick still waits for what is under way
 UNLIMITED = math.inf  # the budget of a step in a process that stays
 
@@ -122,6 +123,20 @@ async def until_kept(write: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
             log.warning("an outcome waits to be written: %s", error)
             await asyncio.sleep(pause)
             pause = min(pause * 2, 5.0)
+
+
+async def or_let_go(work: Coroutine[Any, Any, None], let_go: Callable[[int], Coroutine[Any, Any, Any]]) -> None:
+    """Do the work of a claim. Where the store fails in the middle of it, the claim soon ends, once the store is back.
+
+    For work that writes down itself, by `until_kept`, what came of a request that charges: then nothing is under way
+    any more, and whoever claims it next finds what they would find at the lease's own end, much later.
+    `let_go` has the claim end that many milliseconds from now.
+    """
+    try:
+        await work
+    except StoreUnavailable as error:
+        log.warning("work is let go for now: %s", error)
+        await until_kept(lambda: let_go(LET_GO_MS))
 
 
 class Loops:

@@ -7,13 +7,14 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from service.accounts import Accounts
 from service.clock import Clock
 from service.conversation import LEASE_MS, Conversations, Lease, call_for
 from service.facts import Arrival, CancelSent, DeadlinePassed, Fact, NotNow, Unknown, Update
-from service.loops import InFlight, until_kept
+from service.loops import InFlight, or_let_go, until_kept
 from service.models import Credential, Job
 from service.providers import Asking, Call, Provider
 from service.settings import Settings
@@ -59,7 +60,8 @@ class Polling:
         claimed = await self._store.claim_jobs(Work.POLL, room=room, lease_ms=self._lease_ms, limit=limit)
         for job, given in claimed:
             lease = Lease(job.lease, ends, self._clock, within=budget)
-            self.flying.start(job.credential, self._read(job, given, lease))
+            let_go = partial(self._store.renew_lease, job)
+            self.flying.start(job.credential, or_let_go(self._read(job, given, lease), let_go))
         return bool(claimed)
 
     async def _read(self, job: Job, given: bytes | None, lease: Lease) -> None:

@@ -33,7 +33,7 @@ from service.facts import (
 )
 from service.files import FileRefs
 from service.gates import Gates
-from service.loops import InFlight, until_kept
+from service.loops import InFlight, or_let_go, until_kept
 from service.models import Credential, Job
 from service.pausing import Pausing
 from service.providers import Call, Operation, Provider, Request
@@ -110,7 +110,7 @@ class Submission:
 
         async def counted() -> None:
             try:
-                await sending
+                await or_let_go(sending, partial(self._store.renew_lease, job))
             finally:
                 if work is Work.SUBMIT:
                     self._gates.answered(job.credential)
@@ -138,6 +138,8 @@ class Submission:
         try:
             call = await self._call(job, credential, given)
             self._providers[job.provider].allows(call)
+        except StoreUnavailable:  # that is no word about the job
+            raise
         except Refusal as refused:  # a file is gone, or the account allows less than when the job was accepted
             error = JobError(code=ErrorCode.INVALID_INPUT, message=refused.detail)
             await self._record(job, Refused(error=error), lease)

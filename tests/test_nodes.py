@@ -67,9 +67,13 @@ async def taken(path: str) -> bytes:
     return status(200)
 
 
-async def test_a_job_is_submitted_and_its_event_delivered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["direct", "pooled"])
+async def test_a_job_is_submitted_and_its_event_delivered(tmp_path: Path, way: str) -> None:
+    """Also behind a pooler of transactions, as the README says to do that."""
     with sandbox_running("http://127.0.0.1:1") as sandbox:
         url = await server.database(tmp_path)
+        if way == "pooled":
+            url = await server.pooled.database(tmp_path, "statement_cache=0&notify=off")
         async with receiving(taken) as (receiver, target), node(url, sandbox) as (_, client):
             endpoint = {"url": f"{target}/in", "event_types": ["job.succeeded"]}
             assert (await client.post("/v1/endpoints", json=endpoint)).status_code == 201

@@ -6,6 +6,9 @@ of it is there and counted, the target keeps a mark by which `open_store` refuse
 
 Public ids of events, deliveries and attempts are computed from their numbers and the database's nonce: both are copied.
 Sealed secrets are bound to ids and tenants, which stay: they are copied sealed, and need the same master keys.
+
+A source that is itself a backup is marked so (`COPIED_AT`), and the mark is copied first of all: what the target shows
+as not sent is not sent from there either. A stopped database is no backup, nor is its copy: there it is sent.
 """
 
 import importlib
@@ -17,7 +20,7 @@ import msgspec
 from service.clock import Clock
 from service.errors import CallsheetError, StoreUnavailable
 from service.states import Record
-from service.stores import DIALECTS, UNFINISHED, UnknownDatabase
+from service.stores import COPIED_AT, DIALECTS, UNFINISHED, UnknownDatabase
 
 FIRST_ROWS, MOST_ROWS, BATCH_BYTES = 64, 5_000, 4 << 20  # of a batch; no single row is larger than a request's body
 LOCAL = {"partitions", "lift", "checked_at", UNFINISHED}  # keys of `meta` that say something of one database alone
@@ -66,7 +69,7 @@ class CopyRefused(CallsheetError):
 class Progress(Record, frozen=True, kw_only=True):
     """How far a target is: tables before `table` are whole, and of that one the `rows` up to the key `after`."""
 
-    source: str  # its nonce, and its mark as it was when the copy began
+    source: str  # its nonce, its mark as it was when the copy began, and whether it was restored from a backup
     table: int = 0
     after: tuple[int | str, ...] | None = None
     rows: int = 0
@@ -157,7 +160,7 @@ async def copy(source: Source, target: Target, *, prove: Callable[[bytes], None]
 
 
 async def _begin(source: Source, target: Target, meta: dict[str, str]) -> Progress:
-    origin = f"{meta['nonce']}:{await source.mark()}"
+    origin = f"{meta['nonce']}:{await source.mark()}:{meta.get(COPIED_AT, '')}"
     found = (await target.meta()).get(UNFINISHED)
     if found is not None:
         progress = msgspec.json.decode(found, type=Progress)

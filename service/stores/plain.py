@@ -257,6 +257,7 @@ class PlainRows(PlainFiles, PlainMoney, PlainReconcile):
 
     # -- events and deliveries
 
+    settled: Sequence[str] = ()  # conditions on `x.num`: no transaction is open that may add an event below it
     event_select = (
         "SELECT x.num, x.tenant, j.id, x.type, x.created_at, x.body FROM events x LEFT JOIN jobs j ON j.num = x.job"
     )
@@ -266,8 +267,9 @@ class PlainRows(PlainFiles, PlainMoney, PlainReconcile):
         return self._event(rows[0]) if rows else None
 
     async def events(self, tenant: int, page: Page, filters: Json) -> list[Event]:
-        """Newest first; filters: type, job."""
+        """Newest first, of those that no event with a lower number can follow any more; filters: type, job."""
         where = _Where(tenant, page, "x.num")
+        where.clauses += self.settled
         if filters.get("type") is not None:
             where.add("x.type = {}", filters["type"])
         if filters.get("job") is not None:

@@ -14,6 +14,7 @@ from service.stores.postgres_pool import Pool
 DAY_MS = 86_400_000
 AHEAD = 3  # partitions that there are before they are needed
 COLUMN = {"attempts": "at", "callbacks": "received_at", "event_bodies": "created_at"}
+ADVISORY = 0x63616C70  # our first key of two for whoever makes a partition
 MADE = (asyncpg.DuplicateTableError, asyncpg.UniqueViolationError, asyncpg.DuplicateObjectError)
 CHILDREN = (
     "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent"
@@ -44,17 +45,29 @@ class Partitions:
         """Make what rows of these moments need. Asks nothing where this node knows them all."""
         if not self.used:
             return
-        for start in sorted({at - at % self._span for at in moments}):
-            if (table, start) not in self._known:
-                await self._make(table, start)
-                self._known.add((table, start))
+        wanted = {(table, at - at % self._span) for at in moments} - self._known
+        if wanted:
+            names = {name for (name,) in await self._pool.fetch(CHILDREN, table)}
+            for _, start in sorted(wanted):
+                if self._name(table, start) not in names:
+                    await self._make(table, start)
+            self._known |= wanted
+
+    def _name(self, table: str, start: int) -> str:
+        return f"{table}_{start}_{start + self._span}"
 
     async def _make(self, table: str, start: int) -> None:
-        """Made apart and then attached: that waits for no transaction that writes."""
-        end = start + self._span
-        name = f"{table}_{start}_{end}"
-        with suppress(*MADE):  # another node was first
+        """Made apart and then attached: that waits for no transaction that writes. One node at a time does it.
+
+        Without advisory locks two may try at once; then one of them fails, which is an error in the server's log alone.
+        """
+        name, end = self._name(table, start), start + self._span
+        with suppress(*MADE):
             async with self._pool.beside() as db:
+                if self._pool.options.advisory:
+                    await db.execute("SELECT pg_advisory_xact_lock($1, 0)", ADVISORY)
+                    if name in {row[0] for row in await db.fetch(CHILDREN, table)}:
+                        return
                 await db.execute(f"CREATE TABLE {name} (LIKE {table} INCLUDING ALL)")
                 await db.execute(f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ({start}) TO ({end})")
 

@@ -110,6 +110,7 @@ class Pool:
                 statement_cache_size=self.options.statement_cache,
                 command_timeout=STATEMENT_S,
                 timeout=CONNECT_S,
+                connection_class=_Connection,
                 reset=_nothing,  # nothing of ours outlives a transaction; one round trip less
             )
             self._at = await self._read_clock(self)
@@ -349,6 +350,13 @@ class Pool:
             async with self._lent() as db:
                 await db.execute("SELECT pg_notify($1, '')", CHANNEL)
         await asyncio.sleep(NEWS_EVERY_S)
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc]  # the driver has no types
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the driver's signature
+        """Also where the server is gone: the driver closes what has expired in a task whose error nobody reads."""
+        with suppress(*LOST):
+            await super().close(timeout=timeout)
 
 
 class _Committing(Exception):

@@ -1,10 +1,11 @@
 """What PostgreSQL's verbs are made of: bulk statements, numbers in commit order, events and their deliveries.
 
 Numbers. A job, an event and a delivery are numbered `transaction * 2**20 + n`, n counting within the transaction.
-Several nodes commit in another order than they began, so a reader that goes upwards (a stream, `recover`) stops below
-the oldest transaction that is still open: what is there below it is all that will ever be, and a cursor skips nobody.
-That needs no lock and no row that every transaction writes. A long transaction that writes, of anything on the same
-server, makes streams wait for it, and nothing else: pages that go downwards, claims and deliveries do not look at it.
+Several nodes commit in another order than they began, so whoever reads events by a cursor (a stream, `recover`, the
+pages of their list) stops below the oldest transaction that is still open: what is there below it is all that will
+ever be, and a cursor skips nobody. That needs no lock and no row that every transaction writes. A long transaction that
+writes, of anything on the same server, makes these wait for it, and nothing else: claims and deliveries do not look at
+it, nor do the lists of jobs and of deliveries, where whoever has just made a row expects to see it.
 Differs from SQLite because there one writer numbers and commits in one order.
 """
 
@@ -84,6 +85,7 @@ class PostgresRows(PlainRows):
         self._leases: dict[str, dict[int, tuple[int, int]]] = {"jobs": {}, "deliveries": {}}  # ours: token, end
         pool.rolled_back = self._rolled_back
         self.nonce = nonce
+        self.settled = (f"x.num < {self._horizon()}",)
         self.close = pool.close
         self.listen = pool.listen
 
@@ -220,7 +222,7 @@ class PostgresRows(PlainRows):
 
     async def events_after(self, tenant: int, after: int, limit: int) -> list[Event]:
         """In commit order: those with a number above `after`, as far as no open transaction may still add any."""
-        sql = f"{self.event_select} WHERE x.tenant = $1 AND x.num > $2 AND x.num < {self._horizon()}"
+        sql = f"{self.event_select} WHERE x.tenant = $1 AND x.num > $2 AND {self.settled[0]}"
         return [self._event(row) for row in await self.rows(sql + " ORDER BY x.num LIMIT $3", tenant, after, limit)]
 
 

@@ -85,10 +85,9 @@ async def _patiently(pool: Pool, known: Sequence[Migration], ends: float) -> boo
 
 
 async def _current(pool: Pool) -> int | None:
-    try:
-        return int((await pool.fetch("SELECT COALESCE(max(version), 0) FROM migrations"))[0][0])
-    except asyncpg.UndefinedTableError:
+    if (await pool.fetch("SELECT to_regclass('migrations') IS NULL"))[0][0]:
         return None
+    return int((await pool.fetch("SELECT COALESCE(max(version), 0) FROM migrations"))[0][0])
 
 
 async def _migrate(db: Any, known: Sequence[Migration], *, partitions: bool) -> bool:

@@ -56,6 +56,7 @@ def test_it_starts_the_service_where_the_container_can_be_reached() -> None:
     variables = dict(pair.split("=", 1) for pair in words(final("ENV")[0].text))
     ours = {name: value for name, value in variables.items() if name.startswith("CALLSHEET_")}
     assert str(settings(ours).database_path) == "/data/callsheet.db"
+    assert variables["TMPDIR"] == final("VOLUME")[0].text  # compose.yaml has the rest read-only
 
 
 def test_the_health_check_tells_a_service_from_none(tmp_path: Path) -> None:

@@ -46,6 +46,11 @@ class OwnServer:
         return self._log.read_text(errors="replace").count(RECOVERED)
 
     @property
+    def errors(self) -> list[str]:
+        """The errors of clients' statements, as its own log says."""
+        return [line for line in self._log.read_text(errors="replace").splitlines() if "ERROR:" in line]
+
+    @property
     def up_at(self) -> float:
         """When it last began to take connections, in seconds since 1970, as its own log says."""
         lines = [line for line in self._log.read_text(errors="replace").splitlines() if READY in line]

@@ -426,7 +426,7 @@ async def test_a_fresh_delivery_is_what_a_claim_would_have_given(world: World) -
         assert d.traceparent == "00-a-b-01" and d.job_id == job.id
         own = (b"\x00url", b"\xffsecret") if d.endpoint == 0 else (None, None)
         assert (d.callback_url, d.callback_secret) == own
-        event = (await world.store.events(world.tenant, page(), {"type": "job.succeeded"}))[0]
+        event = (await world.events(page(), {"type": "job.succeeded"}))[0]
         assert (d.event_id, d.body) == (event.id, event.body)
 
 

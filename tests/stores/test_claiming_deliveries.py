@@ -33,7 +33,7 @@ async def test_a_claim_gives_all_that_an_attempt_needs(world: World) -> None:
     endpoint = await world.endpoint(event_types=("job.succeeded",))
     job = await world.succeeded(detail=Detail(traceparent="00-a-b-01"))
     claimed = await world.claim_one()
-    (event,) = await world.store.events(world.tenant, page(1), {"type": "job.succeeded"})
+    (event,) = await world.events(page(1), {"type": "job.succeeded"})
     assert (claimed.tenant, claimed.event_id, claimed.body) == (world.tenant, event.id, event.body)
     assert (claimed.endpoint, claimed.lane, claimed.attempts) == (endpoint.num, endpoint.num, 0)
     assert (claimed.job_id, claimed.traceparent, claimed.callback_url) == (job.id, "00-a-b-01", None)

@@ -21,9 +21,10 @@ from service.crypto import Vault, generate_master_key
 from service.errors import LockHeld, StoreUnavailable, WrongMasterKey
 from service.sealed import Sealed
 from service.settings import load
-from service.stores import UNFINISHED, copying
+from service.stores import COPIED_AT, UNFINISHED, copying
 from service.stores.copying import TABLES, CopyRefused, Counted
 from service.stores.postgres_pool import read_url
+from service.stores.sqlite_copies import back_up, put_back
 from tests.stores import server
 from tests.stores.world import a_callback
 from tests.test_pipeline import Receiver, receiving, status
@@ -265,6 +266,98 @@ async def test_there_and_back_again(filled: Filled, tmp_path: Path) -> None:
     async with served(third, filled.sandbox) as call:
         await same_views(call, filled)
         await call.a_job(asked("new"))
+
+
+async def test_a_target_without_partitions_is_served_as_the_source_was(filled: Filled, tmp_path: Path) -> None:
+    goal = await server.database(tmp_path, "partitions=off")
+    assert same(await copied(filled.url, goal))
+    db = await asyncpg.connect(read_url(goal)[0])
+    assert await db.fetchval("SELECT count(*) FROM pg_inherits") == 0
+    await db.close()
+    async with served(goal, filled.sandbox) as call:
+        await same_views(call, filled)
+        await call.a_job(asked("new"))
+    assert same(await copied(goal, f"sqlite:///{tmp_path}/back.db"))
+
+
+# -- a source that is a backup
+
+
+def backed_up(tmp_path: Path) -> str:
+    back_up(tmp_path / "old.db", tmp_path / "backup.db", SystemClock())
+    return f"sqlite:///{tmp_path}/backup.db"
+
+
+async def mark_of(url: str) -> str | None:
+    """When the database says that it was copied as a backup."""
+    side = await copying.open_source(url, clock=SystemClock())
+    try:
+        return (await side.meta()).get(COPIED_AT)
+    finally:
+        await side.close()
+
+
+async def sends_nothing_again(url: str, filled: Filled) -> None:
+    """What it shows as not sent, or as lost, becomes unknown, and what was charged stays what it was."""
+    charged = filled.ledger()
+    async with served(url, filled.sandbox) as call:
+        for _ in range(3):
+            await call.context.loops.tick(20.0)
+            await asyncio.sleep(0.2)
+        now, _, _ = await views(call, filled)
+        assert {job for job in filled.jobs if now[job]["status"] in ("queued", "submitting")} == set()
+        open_before = {job for job, was in filled.jobs.items() if was["status"] in ("queued", "submitting")}
+        assert len(open_before) == 2 and {now[job]["status"] for job in open_before} == {"unknown"}
+    assert filled.ledger() == charged == {"done": 1, "lost": 1}
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_a_copy_of_a_backup_sends_nothing_again(filled: Filled, tmp_path: Path, kind: str) -> None:
+    origin = backed_up(tmp_path)
+    goal = f"sqlite:///{tmp_path}/new.db" if kind == "sqlite" else await server.database(tmp_path)
+    assert await mark_of(origin)
+    with pytest.raises(Interrupted):
+        await copied(origin, goal, batches=6)
+    assert same(await copied(origin, goal))
+    assert await mark_of(goal) == await mark_of(origin)
+    await sends_nothing_again(goal, filled)
+    assert await mark_of(goal) == ""
+
+
+async def test_a_copy_of_a_marked_postgresql_sends_nothing_again(filled: Filled, tmp_path: Path) -> None:
+    """One that its own tools restored: its open submits are still due."""
+    origin, goal = await server.database(tmp_path), f"sqlite:///{tmp_path}/new.db"
+    assert same(await copied(filled.url, origin))
+    db = await asyncpg.connect(read_url(origin)[0])
+    await db.execute("INSERT INTO meta VALUES ($1, '1800000000000')", COPIED_AT)  # as `callsheet restore` does
+    await db.close()
+    assert same(await copied(origin, goal))
+    await sends_nothing_again(goal, filled)
+
+
+async def test_a_copy_of_a_stopped_database_is_no_backup(filled: Filled, tmp_path: Path) -> None:
+    backed_up(tmp_path)  # beside it, which is nothing to the source
+    goal = await server.database(tmp_path)
+    assert same(await copied(filled.url, goal))
+    assert await mark_of(filled.url) is None and await mark_of(goal) is None
+    async with served(goal, filled.sandbox) as call:
+
+        async def sent() -> bool:
+            return "queued" in filled.ledger()
+
+        await tick_until(call, sent)
+
+
+async def test_a_source_that_was_restored_between_two_runs_is_copied_from_its_beginning(
+    filled: Filled, tmp_path: Path
+) -> None:
+    backed_up(tmp_path)
+    goal = f"sqlite:///{tmp_path}/new.db"
+    with pytest.raises(Interrupted):
+        await copied(filled.url, goal, batches=3)
+    put_back(tmp_path / "backup.db", tmp_path / "old.db", SystemClock(), replace=True)
+    with pytest.raises(CopyRefused, match="before it was used again"):
+        await copied(filled.url, goal)
 
 
 async def test_refusals_change_nothing(filled: Filled, tmp_path: Path) -> None:

@@ -125,10 +125,10 @@ async def test_events_are_numbered_in_the_order_of_their_commits(world: World) -
 
     async def tell(job: Job) -> None:
         await world.tell(job, SUCCEEDED)
-        (newest, *_) = await world.store.events(world.tenant, page(), {"job": job.id})
+        (newest, *_) = await world.events(page(), {"job": job.id})
         seen.append(newest.num)
 
     await asyncio.gather(*(tell(job) for job in jobs))
     late = await world.succeeded()
-    (last, *_) = await world.store.events(world.tenant, page(), {"job": late.id})
+    (last, *_) = await world.events(page(), {"job": late.id})
     assert len(set(seen)) == 30 and last.num > max(seen)

@@ -103,18 +103,18 @@ async def test_events_are_listed_by_type_and_job_newest_first(world: World) -> N
     await world.store.publish(world.tenant, said("credential.paused"), None)
     assert await world.types() == ["job.processing", "job.succeeded", "job.processing", "credential.paused"]
     assert await world.types(one) == ["job.processing", "job.succeeded"]
-    found = await world.store.events(world.tenant, page(), {"type": "job.processing"})
+    found = await world.events(page(), {"type": "job.processing"})
     assert [event.job for event in found] == [two.id, one.id]
-    assert await world.store.events(world.tenant, page(), {"type": "job.processing", "job": one.id}) == found[1:]
-    assert await world.store.events(world.tenant, page(), {"job": "job_nothing"}) == []
-    pages = await all_pages(lambda before: world.store.events(world.tenant, page(3, before), {}))
+    assert await world.events(page(), {"type": "job.processing", "job": one.id}) == found[1:]
+    assert await world.events(page(), {"job": "job_nothing"}) == []
+    pages = await all_pages(lambda before: world.events(page(3, before), {}))
     assert [len(each) for each in pages] == [3, 1]
     assert pages[0] == sorted(pages[0], reverse=True) and pages[1][0] < pages[0][-1]
 
 
 async def test_an_event_is_found_by_the_number_in_its_id(world: World) -> None:
     await world.processing()
-    (event,) = await world.store.events(world.tenant, page(), {})
+    (event,) = await world.events(page(), {})
     assert row_number("evt", event.id, world.store.nonce) == event.num
     assert await world.store.event(world.tenant, event.num) == event
     assert event.created_at == world.clock.at
@@ -126,7 +126,7 @@ async def test_deliveries_are_listed_by_state_endpoint_event_and_job(world: Worl
     first = await world.processing()
     await world.store.record_attempts([outcome(await world.claim_one())])
     second = await world.succeeded(detail=Detail(callback_url=b"sealed", callback_lane=-5))
-    events = await world.store.events(world.tenant, page(), {"job": first.id})
+    events = await world.events(page(), {"job": first.id})
 
     async def count(**filters: Any) -> int:
         return len(await world.store.deliveries(world.tenant, page(), filters))
@@ -163,7 +163,7 @@ async def test_no_read_shows_another_tenants_rows(world: World) -> None:
     tenant, credential = await world.another_tenant()
     endpoint = await world.endpoint()
     job = await world.succeeded(metadata={"order": "7"})
-    (event, *_) = await world.store.events(world.tenant, page(), {})
+    (event, *_) = await world.events(page(), {})
     (delivery, *_) = await world.store.deliveries(world.tenant, page(), {})
     store = world.store
     assert await store.job(tenant, job.id) is None

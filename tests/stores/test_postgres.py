@@ -35,9 +35,10 @@ async def node(url: str, clock: Any = None, *, ask_time: bool = False) -> AsyncI
         await store.close()
 
 
-@pytest.fixture
-async def url(tmp_path: Path) -> str:
-    return await server.database(tmp_path)
+@pytest.fixture(params=["brought", "machine"])
+async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    servers = {"brought": server.brought, "machine": server.machine}
+    return await servers[request.param].database(tmp_path)
 
 
 @contextlib.asynccontextmanager
@@ -170,20 +171,74 @@ async def test_an_endpoint_made_while_an_event_is_written_waits_for_it(url: str)
 # -- commit order
 
 
+async def begun_late(world: World, late: Any) -> tuple[Any, int]:
+    """A transaction, still open, that has written an event; and the event's number. What was there before is listed."""
+    await world.settle()
+    transaction = late.transaction()
+    await transaction.start()
+    number = await late.fetchval("SELECT pg_current_xact_id()::text::bigint") << 20
+    sql = "INSERT INTO events (num, tenant, type, created_at) VALUES ($1, $2, 'late', 0)"
+    await late.execute(sql, number, world.tenant)
+    return transaction, number
+
+
 async def test_a_stream_never_skips_a_late_committer(url: str) -> None:
     async with node(url) as world, aside(url) as late:
-        transaction = late.transaction()
-        await transaction.start()
-        number = await late.fetchval("SELECT pg_current_xact_id()::text::bigint") << 20
-        sql = "INSERT INTO events (num, tenant, type, created_at) VALUES ($1, $2, 'late', 0)"
-        await late.execute(sql, number, world.tenant)
+        transaction, number = await begun_late(world, late)
         early, _ = await world.store.publish(world.tenant, said("early"), None)
         assert number < early.num
-        assert [e.type for e in await world.store.events(world.tenant, page(), {})] == ["early"]
+        assert await world.store.event(world.tenant, early.num) is not None
         assert await world.store.events_after(world.tenant, 0, 10) == []  # a cursor here would skip the late one
         await transaction.commit()
+        await world.settle()
         streamed = await world.store.events_after(world.tenant, 0, 10)
         assert [e.type for e in streamed] == ["late", "early"]
+
+
+async def test_pages_of_events_never_skip_a_late_committer(url: str) -> None:
+    async with node(url) as world, aside(url) as late:
+        for n in range(3):
+            await world.store.publish(world.tenant, said(f"before {n}"), None)
+        transaction, _ = await begun_late(world, late)
+        job = await world.succeeded()
+        for n in range(3):
+            await world.store.publish(world.tenant, said(f"after {n}"), None)
+        listed = [e.type for e in await world.store.events(world.tenant, page(2), {})]
+        assert listed == ["before 2", "before 1"]  # a page of the newest would have its cursor above the late one
+        assert await world.store.events(world.tenant, page(), {"job": job.id}) == []
+        await transaction.commit()
+        await world.settle()
+        shown, before = [], None
+        while events := await world.store.events(world.tenant, page(2, before), {}):
+            shown += [event.type for event in events if not event.type.startswith("job.")]
+            before = events[-1].num
+        assert shown == ["after 2", "after 1", "after 0", "late", "before 2", "before 1", "before 0"]
+
+
+async def test_pages_of_events_are_whole_while_somebody_commits_late_in_between(url: str) -> None:
+    async with node(url) as world, aside(url) as late:
+        walks = []
+        for turn in range(6):
+            transaction, _ = await begun_late(world, late)
+            await world.store.publish(world.tenant, said(f"{turn}"), None)
+            first = await world.store.events(world.tenant, page(2), {})  # of this turn's, it would be above and below
+            await transaction.commit()
+            rest = await world.store.events(world.tenant, page(before=first[-1].num), {}) if first else []
+            walks.append([event.num for event in (*first, *rest)])
+        everything = [event.num for event in await world.events(page(), {})]
+        assert len(everything) == 12 and [len(nums) for nums in walks] == [0, 2, 4, 6, 8, 10]
+        for nums in walks[1:]:
+            assert nums == [num for num in everything if num <= nums[0]]
+
+
+async def test_a_list_of_jobs_shows_at_once_what_was_made(url: str) -> None:
+    async with node(url) as world, aside(url) as late:
+        transaction, _ = await begun_late(world, late)
+        await world.endpoint()
+        job = await world.succeeded()
+        assert [found.id for found in await world.store.jobs(world.tenant, page(), {})] == [job.id]
+        assert len(await world.statuses()) == 2
+        await transaction.commit()
 
 
 async def test_a_database_restored_on_another_server_numbers_on(url: str) -> None:
@@ -194,6 +249,7 @@ async def test_a_database_restored_on_another_server_numbers_on(url: str) -> Non
     async with node(url) as world:
         event, _ = await world.store.publish(world.tenant, said("new"), None)
         assert event.num > far
+        await world.settle()
         assert [e.type for e in await world.store.events_after(world.tenant, 0, 10)] == ["restored", "new"]
 
 
@@ -342,8 +398,8 @@ async def test_nothing_needs_prepared_statements(url: str) -> None:
 # -- partitions
 
 
-async def test_old_partitions_are_dropped_and_bodies_stay_with_their_events(tmp_path: Path) -> None:
-    url, clock = await server.database(tmp_path), ManualClock()
+async def test_old_partitions_are_dropped_and_bodies_stay_with_their_events(url: str) -> None:
+    clock = ManualClock()
     store: PostgresStore = await open_store(url, plan=Real(), clock=clock, ask_time=False, partition_ms=1_000)
     tenant = await store.create_tenant("default", b"sealed")
     world = World(store, clock, tenant.num, await add_credential(store, tenant.num))
@@ -364,6 +420,6 @@ async def test_old_partitions_are_dropped_and_bodies_stay_with_their_events(tmp_
             assert await store.prune(**everything) == 1
             await store.prune(**everything)
             assert await db.fetchval(count) == 1
-        assert [b"job.processing" in e.body for e in await store.events(world.tenant, page(), {})] == [True]
+        assert [b"job.processing" in e.body for e in await world.events(page(), {})] == [True]
     finally:
         await store.close()

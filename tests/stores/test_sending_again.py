@@ -15,7 +15,7 @@ PENDING, DELIVERED, HELD = DeliveryStatus.PENDING, DeliveryStatus.DELIVERED, Del
 
 
 async def newest(world: World) -> Event:
-    return (await world.store.events(world.tenant, page(1), {}))[0]
+    return (await world.events(page(1), {}))[0]
 
 
 async def deliver_all(world: World, **changes: Any) -> list[DueDelivery]:
@@ -28,6 +28,7 @@ async def recover(world: World, endpoint: Endpoint, since: int = 0, limit: int =
     """All pages; how many became due."""
     total, after = 0, 0
     while True:
+        await world.settle()
         count, last = await world.store.recover(endpoint, since=since, after=after, limit=limit)
         total += count
         if last is None:
@@ -224,6 +225,7 @@ async def test_recover_goes_page_by_page(world: World) -> None:
         await world.processing()
     endpoint, pages, after = await world.endpoint(), [], 0
     while True:
+        await world.settle()
         count, last = await world.store.recover(endpoint, since=0, after=after, limit=3)
         if last is None:
             break

@@ -1,5 +1,6 @@
 """Builders of the store suite: a store by name, a clock that stands still, and plans, real or told what to decide."""
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ from service.models import (
     Detail,
     DueDelivery,
     Endpoint,
+    Event,
     Job,
     NewJob,
     Part,
@@ -32,6 +34,7 @@ from service.models import (
 from service.outcomes import announced
 from service.states import CallbackVerdict, DeliveryStatus, EndpointStatus, ErrorCode, JobStatus, Source, Work
 from service.stores import Created, Offer, Page, Plan, Store
+from service.stores.postgres import PostgresStore
 from service.stores.postgres import open_store as open_postgres
 from service.stores.sqlite import open_store as open_sqlite
 from service.transitions import Rules
@@ -39,10 +42,14 @@ from service.views import event_body
 from tests.stores import server
 
 PLAIN = "?notify=off&advisory=off&partitions=off"
-STORES = ["sqlite", "postgres", "postgres-plain"]
+POOLED = "?statement_cache=0"
+# `plain` is without what distributed databases lack, `pooled` behind a pooler of transactions, `machine` on the
+# PostgreSQL that the machine has.
+STORES = ["sqlite", "postgres", "postgres-plain", "postgres-pooled", "postgres-machine"]
 PARTITION_MS = 1_000  # what a test's clock goes on by is whole partitions
 START = 1_800_000_000_000
 DAY = 86_400_000
+OLDEST = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"  # of the transactions still open
 NOBODY = 999_999_999
 OPEN_ROOM = 1_000_000
 SUCCEEDED = Update(
@@ -58,7 +65,8 @@ async def open_named(name: str, tmp_path: Path, plan: Plan, clock: Clock, **seam
     if name == "sqlite":
         sqlite: Store = await open_sqlite(f"sqlite:///{tmp_path / 'callsheet.db'}", plan=plan, clock=clock, **seams)
         return sqlite
-    url = await server.lent(tmp_path, PLAIN if name == "postgres-plain" else "")
+    where = {"postgres-machine": server.machine, "postgres-pooled": server.pooled}.get(name, server.brought)
+    url = await where.lent(tmp_path, {"postgres-plain": PLAIN, "postgres-pooled": POOLED}.get(name, ""))
     given = {"ask_time": False, "partition_ms": PARTITION_MS, **seams}
     postgres: Store = await open_postgres(url, plan=plan, clock=clock, **given)
     return postgres
@@ -300,8 +308,22 @@ class World:
 
     async def types(self, job: Job | None = None) -> list[str]:
         """The types of the events that there are, oldest first."""
-        events = await self.store.events(self.tenant, page(), {} if job is None else {"job": job.id})
+        events = await self.events(page(), {} if job is None else {"job": job.id})
         return [event.type for event in reversed(events)]
+
+    async def events(self, page: Page, filters: dict[str, Any]) -> list[Event]:
+        """Those that there are by now."""
+        await self.settle()
+        return await self.store.events(self.tenant, page, filters)
+
+    async def settle(self) -> None:
+        """Until events that are there are listed: that waits for whatever else writes on the same PostgreSQL."""
+        if not isinstance(self.store, PostgresStore):
+            return
+        (begun,) = (await self.store.rows("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"))[0]
+        async with asyncio.timeout(10):
+            while (await self.store.rows(OLDEST))[0][0] < begun:  # noqa: ASYNC110 - of what others do
+                await asyncio.sleep(0.005)
 
     async def statuses(self, **filters: Any) -> list[DeliveryStatus]:
         """The states of the deliveries that there are, oldest first."""
