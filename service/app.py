@@ -61,7 +61,7 @@ class Service:
 
     async def close(self) -> None:
         """Finish what is under way, then close connections and the database."""
-        self.context.delivery.lanes.sending = False
+        self.context.delivery.claim_no_more()
         await asyncio.gather(self.context.loops.stop(STOP_S), self.context.passthrough.drain(STOP_S))
         await self.egress.close()
         with contextlib.suppress(StoreUnavailable):
