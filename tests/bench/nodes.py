@@ -124,6 +124,11 @@ class Bench:
         self.numbers: list[int] = []  # of the endpoints that a benchmark fills
         self._nodes: list[subprocess.Popen[bytes]] = []
 
+    @property
+    def nodes(self) -> list[int]:
+        """Their process ids, in the order of their starts."""
+        return [node.pid for node in self._nodes]
+
     async def node(self, role: str, port: int | None = None, **settings: str) -> int:
         """Start a node and wait until it is ready; its process id."""
         port = port or free_port()
