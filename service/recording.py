@@ -14,7 +14,7 @@ from service.stores import Store
 
 log = logging.getLogger("callsheet.recording")
 
-WAIT_S = 0.01  # far less than subscribers take, and enough for those that were asked together
+WAIT_S = 0.02  # far less than subscribers take, and enough for those that were asked together
 ENOUGH = 64  # more in one transaction gain less than a tenth
 MOST = 512
 
