@@ -1,6 +1,6 @@
 # Each target says what it does: `make help`. README gives the line that does the same without make.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check lint types layout tables env bench scaling isolation claims costs kill crashes workers charges clean
+.PHONY: help demo serve test check lint types layout tables env bench scaling isolation claims costs kill crashes workers rolling charges clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3.14 || command -v python3)
 BIN := .venv/bin
@@ -77,6 +77,9 @@ crashes: .venv/installed-test  ## three nodes whose database crashes under load,
 
 workers: .venv/installed-test  ## four workers killed and started at random under load, for SECONDS (300)
 	@CALLSHEET_WORKERS_S=$(or $(SECONDS),300) $(BIN)/pytest -q -s tests/kill/test_workers_killed.py $(ARGS)
+
+rolling: .venv/installed-test  ## newer code takes the place of older code under load, node by node, TIMES (20) times
+	@CALLSHEET_ROLLING_TIMES=$(or $(TIMES),20) $(BIN)/pytest -q -s tests/kill/test_rolling.py $(ARGS)
 
 charges: .venv/installed-test  ## every provider with lost replies, SUBMITS (1000) to each: charges per intent
 	@CALLSHEET_CHARGES_JOBS=$(or $(SUBMITS),1000) $(BIN)/pytest -q -s tests/charges/test_charges.py $(ARGS)

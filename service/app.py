@@ -13,10 +13,12 @@ from urllib.parse import urlsplit
 from service import addresses, providers
 from service.accounts import Accounts
 from service.clock import Clock, SystemClock
+from service.conversation import LEASE_MS
 from service.egress import Egress
 from service.endpoints import FanOut
 from service.errors import StoreUnavailable
-from service.ids import new_correlation
+from service.fleet import Fleet
+from service.ids import new_correlation, new_token
 from service.lanes import Lanes
 from service.links import stable_links
 from service.models import Job
@@ -33,6 +35,7 @@ OpenStore = Callable[..., Any]
 MakeEgress = Callable[..., Egress]
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 STOP_S = 20.0  # for what is under way, of the 25 s that a stop may take
+GIVE_BACK_S, CLOSE_S = 2.5, 1.0  # for the database to answer, after that
 
 
 class Planning:
@@ -50,6 +53,7 @@ class Service:
 
     context: Context
     egress: Egress
+    fleet: Fleet
     restored: int | None = None  # jobs of a copy that became `unknown` at this start
 
     async def settle_copy(self) -> int | None:
@@ -59,14 +63,27 @@ class Service:
         """
         return await settle_copy(self.context.store, self.context.transitions, self.context.clock.now())
 
-    async def close(self) -> None:
-        """Finish what is under way, then close connections and the database."""
+    def leave(self) -> None:
+        """The stop begins: nothing more is claimed, whoever waits is answered, `/ready` says no."""
         self.context.delivery.claim_no_more()
-        await asyncio.gather(self.context.loops.stop(STOP_S), self.context.passthrough.drain(STOP_S))
+        self.context.waiting.release()
+        self.context.loops.leave()
+
+    async def close(self) -> None:
+        """Finish what is under way, then close connections and the database; within `STOP_S` of `leave`."""
+        self.leave()
+        left = self.context.loops.left(STOP_S)
+        await asyncio.gather(self.context.loops.stop(left), self.context.passthrough.drain(left))
         await self.egress.close()
-        with contextlib.suppress(StoreUnavailable):
-            await self.context.store.release_leases()
-        await self.context.store.close()
+        # A database that does not answer keeps the leases until they end.
+        for last, seconds in ((self._give_back, GIVE_BACK_S), (self.context.store.close, CLOSE_S)):
+            with contextlib.suppress(StoreUnavailable, TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await last()
+
+    async def _give_back(self) -> None:
+        await self.context.store.release_leases()
+        await self.fleet.leave()
 
 
 async def build(
@@ -79,18 +96,22 @@ async def build(
     open_database: OpenStore = open_store,
     wrap_plan: Callable[[Plan], Plan] = lambda plan: plan,
     own_loops: bool = True,
+    lease_ms: int = LEASE_MS,
 ) -> Service:
     """Everything of one process, ready but with no loop running. `role` is all, api or worker.
 
-    The other arguments are seams: time, chance, the way out and the database can be given by a test.
+    The other arguments are seams: time, chance, the way out, the database and how long a claim lasts can be given by a
+    test.
     Raises `SettingsError`, `WrongMasterKey`, `SchemaTooNew`, `LockHeld`, `StoreUnavailable`.
     """
     clock = clock or SystemClock()
     vault = load_vault(settings)
     sealed, known = Sealed(vault), {name: providers.load(name) for name in providers.names()}
+    fleet = Fleet(clock=clock, node=new_token())
     lanes = Lanes(
-        per_lane=settings.endpoint_concurrency, total=settings.delivery_concurrency, clock=clock, sending=role != "api"
-    )
+        per_lane=settings.endpoint_concurrency, total=settings.delivery_concurrency, clock=clock,
+        sending=role != "api", fleet=fleet,
+    )  # fmt: skip
     sandboxed: set[int] = set()
     rules = Rules(
         operation_of=partial(_operation_of, known, sandboxed), random=random, correlate=new_correlation,
@@ -102,6 +123,7 @@ async def build(
         if own_loops and role != "api":  # an api node runs loops only while it is ticked
             store.own_loops(f"--role {role}")
             await store.recover_leases()
+            await fleet.join(store)
         accounts = Accounts(
             store=store, sealed=sealed, settings=settings, providers=known, clock=clock, sandboxed=sandboxed,
             token_of=vault.callback_token,
@@ -112,9 +134,11 @@ async def build(
         raise
     policy = policy_of(settings, clock)
     egress = make_egress(policy=policy, trusted=_base_urls(settings, known), proxy=settings.egress_proxy)
-    owned = contextlib.nullcontext if role != "api" else partial(_owned_while_ticking, store)
-    parts = Parts(settings, clock, random, vault, sealed, known, store, accounts, policy, egress, lanes, owned)
-    service = Service(context=parts.context(), egress=egress)
+    owned = contextlib.nullcontext if role != "api" else partial(_owned_while_ticking, store, fleet)
+    parts = Parts(
+        settings, clock, random, vault, sealed, known, store, accounts, policy, egress, fleet, lanes, owned, lease_ms
+    )
+    service = Service(context=parts.context(), egress=egress, fleet=fleet)
     if role != "api":
         store.listen(service.context.loops.wake)
     try:
@@ -125,12 +149,15 @@ async def build(
 
 
 @contextlib.asynccontextmanager
-async def _owned_while_ticking(store: Store) -> AsyncIterator[None]:
+async def _owned_while_ticking(store: Store, fleet: Fleet) -> AsyncIterator[None]:
     store.own_loops("a tick")
     try:
         await store.recover_leases()
+        await fleet.join(store)
         yield
     finally:
+        with contextlib.suppress(StoreUnavailable):
+            await fleet.leave()
         store.release_loops()
 
 

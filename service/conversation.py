@@ -32,7 +32,7 @@ class Stopped(Exception):
 class Lease:
     """What a claim gave us: the right to send and to write, until a moment on the monotonic clock.
 
-    `renew` has the store keep it for `LEASE_MS` more, and says whether it still was ours.
+    `renew` has the store keep it for so many seconds more, and says whether it still was ours.
     """
 
     def __init__(
@@ -43,8 +43,10 @@ class Lease:
         *,
         within: float = UNLIMITED,
         renew: Callable[[], Awaitable[bool]] | None = None,
+        renew_s: float = LEASE_MS / 1000,
     ):
-        self.token, self._ends, self._clock, self._renew = token, ends, clock, renew
+        self.token, self._ends, self._clock = token, ends, clock
+        self._renew, self._renew_s = renew, renew_s
         self.within = within  # seconds that the step which claimed it may take
 
     async def reach(self, needed_s: float) -> None:
@@ -54,7 +56,7 @@ class Lease:
             return
         if not await self._renew():
             raise Stopped
-        self._ends = asked_at + LEASE_MS / 1000
+        self._ends = asked_at + self._renew_s
 
     def check(self, needed_s: float) -> Callable[[], None]:
         """For just before the first byte: raises `NotSent` where the lease may end before the request does."""

@@ -74,6 +74,7 @@ class Delivery:
         clock: Clock,
         random: Callable[[], float],
         count: Callable[[str, float], Any],
+        lease_ms: int = LEASE_MS,
     ):
         self._store, self._egress, self._endpoints = store, egress, endpoints
         self._accounts, self._sealed, self.lanes, self._settings = accounts, sealed, lanes, settings
@@ -84,6 +85,7 @@ class Delivery:
         self._claiming = asyncio.Lock()
         self._until = -math.inf  # when the budget of the last step is over
         self._released_at = -math.inf
+        self._lease_ms = lease_ms
 
     def hand_over(self, fresh: Sequence[DueDelivery]) -> None:
         """Send what was just committed with a lease of ours."""
@@ -112,7 +114,7 @@ class Delivery:
         """One claim at a time: each counts on the room that the one before it has left."""
         async with self._claiming:
             claimed = await self._store.claim_deliveries(
-                room=self.lanes.rooms(), lease_ms=LEASE_MS, limit=min(CLAIM, self.flying.free)
+                room=self.lanes.rooms(), lease_ms=self._lease_ms, limit=min(CLAIM, self.flying.free)
             )
             for delivery in claimed:
                 self.lanes.start(delivery.lane, self._deliver(delivery, within), promised=False)

@@ -1,7 +1,8 @@
 """Gates: which credentials may submit now. A provider's limits hold submits in `queued`; they never fail for them.
 
 Four reasons close one: the credential is paused (the provider refuses it), it was told to wait (429, a full queue),
-as many of its jobs run at the provider as its setting allows, or its rate is used up.
+as many of its jobs run at the provider as its setting allows, or its rate is used up. A credential with such a setting
+is submitted for by one node of the fleet; any node may do it for the others.
 """
 
 import collections
@@ -9,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from service.clock import Clock
 from service.facts import NotNow
+from service.fleet import Fleet
 from service.limits import TokenBucket
 from service.models import Credential
 from service.settings import ProviderSettings
@@ -35,15 +37,18 @@ class Gates:
         self,
         *,
         store: Store,
+        fleet: Fleet,
         of: Callable[[int], Credential | None],
         settings: Mapping[str, ProviderSettings],
         clock: Clock,
     ):
-        self._store, self._of, self._settings, self._clock = store, of, settings, clock
+        self._store, self._fleet, self._of, self._settings, self._clock = store, fleet, of, settings, clock
         self._paused: dict[int, str] = {}
         self._holds: dict[int, _Hold] = {}
         self._buckets: dict[int, TokenBucket] = {}
-        self._running: dict[int, int] = {}  # at the provider, as the database last said
+        self._running: dict[int, int] = {}  # at the provider or on the way, as the database last said
+        self._claims: collections.Counter[int] = collections.Counter()  # made here, ever
+        self._counted: dict[int, int] = {}  # of those, the ones that were made when the database was asked
         self._uncounted = False
         self._leaving: collections.Counter[int] = collections.Counter()  # claimed here and not answered yet
         self._read_at = float("-inf")
@@ -63,7 +68,13 @@ class Gates:
         return met
 
     async def _count_running(self) -> None:
-        self._running = {num: await self._store.running(num) for num in list(self._running)}
+        for num in [num for num in self._running if self._fleet.owns(num)]:
+            made = self._claims[num]
+            self._running[num], self._counted[num] = await self._store.running(num), made
+
+    def _at_provider(self, num: int) -> int:
+        """One that was claimed while the database was asked may count twice, rather than never."""
+        return self._running.get(num, 0) + self._claims[num] - self._counted.get(num, 0)
 
     def room(self, free: Room) -> Room:
         """How many submits of a credential may start: what is free here, and what its gate lets through."""
@@ -77,6 +88,10 @@ class Gates:
     def _through(self, num: int) -> int:
         if num in self._paused:
             return 0
+        if not self._ours(num):
+            self._buckets.pop(num, None)
+            self._running.pop(num, None)
+            return 0
         hold, most = self._holds.get(num), 1_000_000
         if hold is not None:
             # One asks for all, until it is let in.
@@ -84,8 +99,7 @@ class Gates:
         if (limit := self._limit(num)) is not None:
             if num not in self._running:  # not counted yet: full until the next step
                 self._running[num], self._uncounted = limit, True
-            # One that has begun may count twice, rather than never.
-            most = min(most, limit - self._running[num] - self._leaving[num])
+            most = min(most, limit - self._at_provider(num))
         if (bucket := self._bucket(num)) is not None:
             most = min(most, int(bucket.level()))
         return most
@@ -93,6 +107,7 @@ class Gates:
     def claimed(self, num: int) -> None:
         """One queued submit leaves: it counts from now on, before its row says so, until it is `answered`."""
         self._leaving[num] += 1
+        self._claims[num] += 1
         self.started(num)
 
     def started(self, num: int) -> None:
@@ -130,11 +145,15 @@ class Gates:
         if hold is not None and (self._clock.monotonic() < hold.until or self._leaving[num] > 0):
             return hold.reason
         limit = self._limit(num)
-        at_provider = self._running.get(num, 0) + self._leaving[num]
-        if limit is not None and at_provider >= limit:
+        if limit is not None and self._at_provider(num) >= limit:
             return "concurrency"
         bucket = self._bucket(num)
         return "rate" if bucket is not None and bucket.level() < 1 else None
+
+    def _ours(self, num: int) -> bool:
+        """Whether this node may submit for it: any may where nothing has to be counted."""
+        given = self._given(num)
+        return given is None or (given.concurrency is None and given.rate is None) or self._fleet.owns(num)
 
     def _limit(self, num: int) -> int | None:
         given = self._given(num)
@@ -145,7 +164,7 @@ class Gates:
         if given is None or given.rate is None:
             return None
         if num not in self._buckets:
-            self._buckets[num] = TokenBucket(given.rate, max(1.0, given.rate), self._clock)
+            self._buckets[num] = TokenBucket(given.rate, max(1.0, given.rate), self._clock, empty=self._fleet.shared)
         return self._buckets[num]
 
     def _given(self, num: int) -> ProviderSettings | None:

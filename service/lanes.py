@@ -1,5 +1,6 @@
 """Who may be sent to now: slots, rate and circuit of each lane (an endpoint, or a callback URL's origin).
 
+What a lane may have under way is divided among the nodes of the fleet; a lane with a rate is one node's whole.
 A lane earns its slots: it starts with one, a success doubles them, a refusal halves them, silence takes them back.
 Lanes of one slot share half of the node, so that any number of dead endpoints leaves the other half to the rest.
 """
@@ -9,6 +10,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from service.clock import Clock
+from service.fleet import Fleet
 from service.limits import TokenBucket
 from service.loops import InFlight
 from service.stores import Offer, Room
@@ -17,15 +19,18 @@ FAILURES_TO_OPEN = 5  # in a row; then one probe at a time
 FIRST_PAUSE_S = 5.0
 LONGEST_PAUSE_S = 300.0
 PROMISE_S = 2.0  # how long a slot is kept for a delivery whose transaction is being committed
+ELSEWHERE_S = 0.001  # another node is to send it, and looks for it by itself
+RATE_S = 60.0  # how long a rate is believed in without a look at the endpoint
 MOST_LANES = 10_000  # remembered; past it those that were not used lately are forgotten
 
 
 class _Lane:
-    __slots__ = ("bucket", "failures", "open_until", "pause", "rate", "slots", "used_at")
+    __slots__ = ("bucket", "failures", "open_until", "pause", "rate", "rate_until", "slots", "used_at")
 
     def __init__(self, now: float) -> None:
         self.slots, self.failures, self.pause, self.open_until = 1, 0, FIRST_PAUSE_S, 0.0
         self.rate: float | None = None
+        self.rate_until = 0.0
         self.bucket: TokenBucket | None = None
         self.used_at = now
 
@@ -33,10 +38,10 @@ class _Lane:
 class Lanes:
     """This process's own view of the lanes; `room` and offers are asked on the database's thread."""
 
-    def __init__(self, *, per_lane: int, total: int, clock: Clock, sending: bool):
+    def __init__(self, *, per_lane: int, total: int, clock: Clock, sending: bool, fleet: Fleet):
         self.flying = InFlight(per_key=per_lane, total=total)
         self.sending = sending  # False: nothing is born with a lease of ours
-        self._per_lane, self._clock = per_lane, clock
+        self._per_lane, self._clock, self._fleet = per_lane, clock, fleet
         self._lanes: dict[int, _Lane] = {}
         self._unproven = 0  # attempts under way on lanes of one slot
         self._promised: dict[int, tuple[float, int, bool]] = {}  # when, for which lane, whether it was of one slot
@@ -47,14 +52,20 @@ class Lanes:
         """How many more attempts may start on this lane now."""
         known = self._lanes.get(lane)
         slots = known.slots if known is not None else 1
-        room = min(slots - self.flying.count(lane), self.flying.free)
+        room = min(min(slots, self._fleet.share(self._per_lane, lane)) - self.flying.count(lane), self.flying.free)
         if slots == 1:
             room = min(room, self.flying.total // 2 - self._unproven)
         if known is not None and known.failures >= FAILURES_TO_OPEN and self._clock.monotonic() < known.open_until:
             return 0
-        if known is not None and known.bucket is not None:
-            room = min(room, int(known.bucket.level()))
+        if known is not None and known.rate is not None:
+            room = min(room, self._rated(lane, known))
         return max(0, room)
+
+    def _rated(self, lane: int, known: _Lane) -> int:
+        """How many its rate lets go here now. On another node's lane one goes to look, now and then."""
+        if not self._fleet.owns(lane):
+            return int(self._clock.monotonic() >= known.rate_until)
+        return 1 if known.bucket is None else int(known.bucket.level())
 
     def rooms(self) -> Room:
         """`room` for the lanes of one claim: what lanes of one slot share is counted down as it is given."""
@@ -120,8 +131,11 @@ class Lanes:
         if rate is None:
             known.rate = known.bucket = None
             return 0.0
+        if not self._fleet.owns(lane):
+            known.rate, known.bucket, known.rate_until = rate, None, self._clock.monotonic() + RATE_S
+            return ELSEWHERE_S
         if known.bucket is None or known.rate != rate:
-            known.rate, known.bucket = rate, TokenBucket(rate, max(1.0, rate), self._clock)
+            known.rate, known.bucket = rate, TokenBucket(rate, max(1.0, rate), self._clock, empty=self._fleet.shared)
         return known.bucket.take()
 
     def learned(self, lane: int, *, well: bool, answered: bool) -> None:

@@ -8,17 +8,20 @@ ROUNDING = 1e-6  # tokens; who waited exactly as long as told must not be told t
 
 
 class TokenBucket:
-    """Full at first. Holds at most `burst` tokens and gains `rate_per_s` of them each second of the monotonic clock."""
+    """Holds at most `burst` tokens and gains `rate_per_s` of them each second of the monotonic clock.
+
+    Full at first, unless another one of the same rate may just have been used: then it begins `empty`.
+    """
 
     __slots__ = ("_burst", "_clock", "_filled_at", "_rate_per_s", "_tokens")
 
-    def __init__(self, rate_per_s: float, burst: float, clock: Clock):
+    def __init__(self, rate_per_s: float, burst: float, clock: Clock, *, empty: bool = False):
         if not (0 < rate_per_s < math.inf and 1 <= burst < math.inf):
             raise ValueError("a token bucket needs a rate above 0 and a burst of 1 or more")
         self._rate_per_s = rate_per_s
         self._burst = float(burst)
         self._clock = clock
-        self._tokens = float(burst)
+        self._tokens = 0.0 if empty else float(burst)
         self._filled_at = clock.monotonic()
 
     def take(self, n: float = 1) -> float:

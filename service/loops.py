@@ -15,6 +15,7 @@ log = logging.getLogger("callsheet.loops")
 
 IDLE_S = 0.25  # between scans that found nothing; a wake-up ends it early
 FAILED_S = 1.0  # after a step that failed, so that a fault does not fill the log
+LOOK_AGAIN_S = 1.0  # of a tick, while everything that it started is still under way
 TICK_MARGIN_S = 5.0  # how long after its budget a tick still waits for what is under way
 UNLIMITED = math.inf  # the budget of a step in a process that stays
 
@@ -125,7 +126,7 @@ class InFlight:
         while self._tasks and (left := ends - asyncio.get_running_loop().time()) > 0:
             await asyncio.wait(self._tasks, timeout=left)
         late = list(self._tasks)
-        for task in late:  # what was sent keeps its lease, and is learned or sent again when that ends
+        for task in late:  # what was sent is learned, or sent again, by whoever claims it next
             task.cancel()
         if late:
             await asyncio.wait(late)
@@ -153,7 +154,7 @@ class Loops:
         self._stages, self._clock, self._owned = stages, clock, owned
         self._running: list[asyncio.Task[None]] = []
         self._ticking = asyncio.Lock()
-        self._stopping = False
+        self._left_at: float | None = None  # when the stop began
 
     @property
     def alive(self) -> bool:
@@ -168,11 +169,21 @@ class Loops:
         for stage in self._stages:
             stage.wake.set()
 
+    def leave(self) -> None:
+        """Claim nothing more; what is under way goes on."""
+        if self._left_at is None:
+            self._left_at = self._clock.monotonic()
+            self.wake()
+
+    def left(self, seconds: float) -> float:
+        """What is left of so many seconds for a stop."""
+        gone = self._clock.monotonic() - self._left_at if self._left_at is not None else 0.0
+        return max(0.0, seconds - gone)
+
     async def stop(self, seconds: float) -> None:
         """Claim nothing more; let what is under way end within that many seconds, in the order of the stages."""
         ends = self._clock.monotonic() + seconds
-        self._stopping = True
-        self.wake()
+        self.leave()
         if self._running:
             await asyncio.wait(self._running, timeout=seconds / 2)  # a claim that is being committed ends first
         for task in self._running:
@@ -190,7 +201,7 @@ class Loops:
         async with self._ticking, self._owned():
             ends, steps, idle = self._clock.monotonic() + budget, 0, False
             try:
-                while (left := ends - self._clock.monotonic()) > 0:
+                while (left := ends - self._clock.monotonic()) > 0 and self._left_at is None:
                     busy = self._busy()  # what ends during the steps makes room that they have not seen
                     worked = [await stage.step(left) for stage in self._stages]
                     steps += sum(worked)
@@ -198,7 +209,7 @@ class Loops:
                         idle = left >= max(stage.needs_s for stage in self._stages)
                         break
                     if not any(worked):
-                        await self._any_ended(left)
+                        await self._any_ended(min(left, LOOK_AGAIN_S))
             finally:
                 for stage in self._stages:
                     await stage.flying.drain(max(0.0, ends + TICK_MARGIN_S - self._clock.monotonic()))
@@ -216,7 +227,7 @@ class Loops:
 
     async def _forever(self, stage: Stage) -> None:
         """One supervised loop: a step that fails is logged and tried again."""
-        while not self._stopping:
+        while self._left_at is None:
             worked, pause = False, IDLE_S
             stage.wake.clear()
             try:
@@ -227,6 +238,6 @@ class Loops:
             except Exception:
                 log.exception("%s: a step failed", stage.name)
                 pause = FAILED_S
-            if not worked and not self._stopping:
+            if not worked and self._left_at is None:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stage.wake.wait(), pause)

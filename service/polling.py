@@ -42,6 +42,7 @@ class Polling:
         providers: Mapping[str, Provider],
         settings: Settings,
         clock: Clock,
+        lease_ms: int = LEASE_MS,
     ):
         self._store, self._transitions, self._conversations = store, transitions, conversations
         self._accounts, self._providers, self._settings, self._clock = accounts, providers, settings, clock
@@ -49,12 +50,13 @@ class Polling:
             per_key=settings.credential_concurrency, total=settings.delivery_concurrency, group_of=accounts.provider_of
         )
         self.wake = asyncio.Event()
+        self._lease_ms = lease_ms
 
     async def step(self, budget: float) -> bool:
         """Start the reads that are due."""
-        ends = self._clock.monotonic() + LEASE_MS / 1000
-        limit = min(CLAIM, self.flying.free)
-        claimed = await self._store.claim_jobs(Work.POLL, room=self.flying.rooms(), lease_ms=LEASE_MS, limit=limit)
+        ends = self._clock.monotonic() + self._lease_ms / 1000
+        limit, room = min(CLAIM, self.flying.free), self.flying.rooms()
+        claimed = await self._store.claim_jobs(Work.POLL, room=room, lease_ms=self._lease_ms, limit=limit)
         for job, given in claimed:
             lease = Lease(job.lease, ends, self._clock, within=budget)
             self.flying.start(job.credential, self._read(job, given, lease))

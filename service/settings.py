@@ -64,9 +64,13 @@ class Settings:
     operator_url: str | None = secret_knob(None, knobs.url, "URL", "gets what the operator must know, of all tenants")
     retry_schedule: tuple[float, ...] = knob(RETRY_SCHEDULE, parse_schedule, "seconds", "before each delivery attempt")
     delivery_timeout: int = knob("15", knobs.whole(1, 30), "seconds", "for one delivery attempt, at most 30")
-    delivery_concurrency: int = knob("256", knobs.whole(1, 10_000), "requests", "deliveries in flight, all together")
-    endpoint_concurrency: int = knob("16", knobs.whole(1, 1_000), "requests", "deliveries in flight to one endpoint")
-    credential_concurrency: int = knob("16", knobs.whole(1, 1_000), "requests", "submits in flight for one credential")
+    delivery_concurrency: int = knob("256", knobs.whole(1, 10_000), "requests", "deliveries in flight, per node")
+    endpoint_concurrency: int = knob(
+        "16", knobs.whole(1, 1_000), "requests", "in flight to one endpoint, from all nodes"
+    )
+    credential_concurrency: int = knob(
+        "16", knobs.whole(1, 1_000), "requests", "submits in flight for one credential, per node"
+    )
     max_pending_jobs: int = knob("100000", knobs.whole(1, 10**9), "jobs", "queued per tenant; past it 429")
     retention_attempts_days: int = knob("30", knobs.whole(1, 36_500), "days", "that attempts are kept")
     retention_callbacks_days: int = knob("30", knobs.whole(1, 36_500), "days", "that providers' callbacks are kept raw")
@@ -75,6 +79,7 @@ class Settings:
     retention_files_days: int = knob("7", knobs.whole(1, 36_500), "days", "that uploaded files are kept")
     max_file_bytes: int = knob("104857600", knobs.whole(1, 10**11), "bytes", "of one uploaded file")
     max_stored_bytes: int = knob("10737418240", knobs.whole(1, 10**12 - 1), "bytes", "of a tenant's files, together")
+    stop_delay: int = knob("2", knobs.whole(0, 15), "seconds", "taking requests after SIGTERM while /ready says no")
     log_level: str = knob("INFO", knobs.level, "level", f"how much is logged: {', '.join(LOG_LEVELS)}")
     providers: dict[str, ProviderSettings] = field(default_factory=dict)
 

@@ -70,6 +70,7 @@ class Submission:
         providers: Mapping[str, Provider],
         settings: Settings,
         clock: Clock,
+        lease_ms: int = LEASE_MS,
     ):
         self._store, self._transitions, self._conversations = store, transitions, conversations
         self._accounts, self._account_facts, self._calling, self._refs = accounts, account_facts, calling, refs
@@ -79,7 +80,7 @@ class Submission:
             per_key=settings.credential_concurrency, total=settings.delivery_concurrency, group_of=accounts.provider_of
         )
         self.wake = asyncio.Event()
-        self._overdue_at = 0.0
+        self._overdue_at, self._lease_ms = 0.0, lease_ms
 
     async def step(self, budget: float) -> bool:
         """Start what is due, has room, and can end within the budget. What is lost is settled before more is sent."""
@@ -88,15 +89,16 @@ class Submission:
             return worked
         await self._gates.refresh()
         for work, send in ((Work.SETTLE, self._settle), (Work.SUBMIT, self._submit)):
-            ends = self._clock.monotonic() + LEASE_MS / 1000
+            ends = self._clock.monotonic() + self._lease_ms / 1000
             limit = min(CLAIM, self.flying.free)
             room = self.flying.rooms()
             if work is Work.SUBMIT:
                 room = self._gates.room(room)
-            claimed = await self._store.claim_jobs(work, room=room, lease_ms=LEASE_MS, limit=limit)
+            claimed = await self._store.claim_jobs(work, room=room, lease_ms=self._lease_ms, limit=limit)
             for job, given in claimed:
-                renew = partial(self._store.renew_lease, job, LEASE_MS) if work is Work.SUBMIT else None
-                lease = Lease(job.lease, ends, self._clock, within=budget, renew=renew)
+                renew = partial(self._store.renew_lease, job, self._lease_ms) if work is Work.SUBMIT else None
+                renew_s = self._lease_ms / 1000
+                lease = Lease(job.lease, ends, self._clock, within=budget, renew=renew, renew_s=renew_s)
                 self.flying.start(job.credential, self._through_gate(job, work, send(job, given, lease)))
             worked = worked or bool(claimed)
         return self._gates.met_uncounted() or worked

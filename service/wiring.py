@@ -36,7 +36,7 @@ class Parts:
     def __init__(self, *parts: Any):
         (
             self.settings, self.clock, self.random, self.vault, self.sealed, self.known, self.store, self.accounts,
-            self.policy, self.egress, self.lanes, owned,
+            self.policy, self.egress, self.fleet, self.lanes, owned, self.lease_ms,
         ) = parts  # fmt: skip
         self.metrics, self.waiting = Metrics(), Waiting(self.store)
         self.endpoints = Endpoints(store=self.store, sealed=self.sealed, policy=self.policy, clock=self.clock)
@@ -44,7 +44,10 @@ class Parts:
         self.transitions = Transitions(
             store=self.store, hand_over=self.delivery.hand_over, tell=self.waiting.tell, count=self.metrics.fact
         )
-        self.gates = Gates(store=self.store, of=self.accounts.known, settings=self.settings.providers, clock=self.clock)
+        self.gates = Gates(
+            store=self.store, fleet=self.fleet, of=self.accounts.known, settings=self.settings.providers,
+            clock=self.clock,
+        )  # fmt: skip
         self.calling = Calling(
             settings=self.settings, provider_of=self.known.__getitem__, token_of=self.vault.callback_token
         )
@@ -65,10 +68,10 @@ class Parts:
             "settings": self.settings,
             "clock": self.clock,
         }
-        self.submission = Submission(**self.looping, **self._sending())
-        self.polling = Polling(**self.looping)
+        self.submission = Submission(**self.looping, **self._sending(), lease_ms=self.lease_ms)
+        self.polling = Polling(**self.looping, lease_ms=self.lease_ms)
         pruning = Pruning(store=self.store, settings=self.settings, clock=self.clock)
-        self.loops = Loops((self.submission, self.polling, self.delivery, pruning), self.clock, owned)
+        self.loops = Loops((self.fleet, self.submission, self.polling, self.delivery, pruning), self.clock, owned)
 
     def _sending(self) -> dict[str, Any]:
         """What submission uses beyond what polling does."""
@@ -120,6 +123,7 @@ class Parts:
             clock=self.clock,
             random=self.random,
             count=self.metrics.attempt,
+            lease_ms=self.lease_ms,
         )
 
     def _outputs(self) -> Outputs:

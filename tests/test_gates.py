@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from service.facts import NotNow
+from service.fleet import Fleet
 from service.gates import FIRST_HOLD_S, LONGEST_HOLD_S, Gates
 from service.loops import InFlight
 from service.models import Credential
@@ -19,21 +20,23 @@ def free(num: int) -> int:
     return MANY
 
 
-def some_gates(world: World, **given: object) -> Gates:
+async def some_gates(world: World, **given: object) -> Gates:
     credential = Credential(num=1, tenant=1, provider="peakmv", source="api", api_key="k", base_url="https://a.example")
     settings = {"peakmv": ProviderSettings(**given)}  # type: ignore[arg-type]
-    return Gates(store=world.store, of={1: credential}.get, settings=settings, clock=world.clock)
+    fleet = Fleet(clock=world.clock, node=1)
+    await fleet.join(world.store)
+    return Gates(store=world.store, fleet=fleet, of={1: credential}.get, settings=settings, clock=world.clock)
 
 
 async def test_an_open_gate_gives_what_is_free(tmp_path: Path) -> None:
     async with opened("sqlite", tmp_path) as world:
-        assert some_gates(world).room(free)(1) == MANY
-        assert some_gates(world).reason(1) is None
+        assert (await some_gates(world)).room(free)(1) == MANY
+        assert (await some_gates(world)).reason(1) is None
 
 
 async def test_a_hold_closes_the_gate_then_lets_one_through_until_it_is_let_in(tmp_path: Path) -> None:
     async with opened("sqlite", tmp_path) as world:
-        gates = some_gates(world)
+        gates = await some_gates(world)
         gates.refused(1, NotNow(reason="rate_limited", after_s=30.0, whole=True))
         assert (gates.room(free)(1), gates.reason(1)) == (0, "rate_limited")
         assert gates.room(free)(2) == MANY, "another credential is not held"
@@ -45,7 +48,7 @@ async def test_a_hold_closes_the_gate_then_lets_one_through_until_it_is_let_in(t
 
 async def test_without_a_time_named_holds_grow_to_a_minute(tmp_path: Path) -> None:
     async with opened("sqlite", tmp_path) as world:
-        gates, waited = some_gates(world), []
+        gates, waited = await some_gates(world), []
         for _ in range(8):
             gates.refused(1, NotNow(reason="capacity", whole=True))
             seconds = 0.0
@@ -60,7 +63,7 @@ async def test_without_a_time_named_holds_grow_to_a_minute(tmp_path: Path) -> No
 
 async def test_a_hold_is_never_made_shorter(tmp_path: Path) -> None:
     async with opened("sqlite", tmp_path) as world:
-        gates = some_gates(world)
+        gates = await some_gates(world)
         gates.refused(1, NotNow(reason="rate_limited", after_s=60.0, whole=True))
         gates.refused(1, NotNow(reason="rate_limited", after_s=1.0, whole=True))
         world.clock.forward(59.0)
@@ -69,7 +72,7 @@ async def test_a_hold_is_never_made_shorter(tmp_path: Path) -> None:
 
 async def test_as_many_run_as_the_setting_allows(tmp_path: Path) -> None:
     async with opened("sqlite", tmp_path) as world:
-        gates = some_gates(world, concurrency=2)
+        gates = await some_gates(world, concurrency=2)
         assert gates.room(free)(1) == 0, "nothing starts before it was counted"
         await gates.refresh(now=True)
         assert gates.room(free)(1) == 2
@@ -85,7 +88,7 @@ async def test_as_many_run_as_the_setting_allows(tmp_path: Path) -> None:
 
 async def test_a_rate_is_kept(tmp_path: Path) -> None:
     async with opened("sqlite", tmp_path) as world:
-        gates = some_gates(world, rate=2.0)
+        gates = await some_gates(world, rate=2.0)
         assert gates.room(free)(1) == 2
         gates.claimed(1)
         gates.claimed(1)
@@ -96,7 +99,7 @@ async def test_a_rate_is_kept(tmp_path: Path) -> None:
 
 async def test_one_asks_for_all_while_a_hold_is_tried(tmp_path: Path) -> None:
     async with opened("sqlite", tmp_path) as world:
-        gates = some_gates(world)
+        gates = await some_gates(world)
         gates.refused(1, NotNow(reason="capacity", whole=True))
         world.clock.forward(FIRST_HOLD_S)
         gates.claimed(1)
@@ -107,7 +110,7 @@ async def test_one_asks_for_all_while_a_hold_is_tried(tmp_path: Path) -> None:
 
 async def test_submits_that_had_left_together_are_refused_once_and_open_nothing(tmp_path: Path) -> None:
     async with opened("sqlite", tmp_path) as world:
-        gates = some_gates(world)
+        gates = await some_gates(world)
         for _ in range(16):
             gates.refused(1, NotNow(reason="capacity", whole=True))
         gates.let_in(1)
@@ -118,7 +121,7 @@ async def test_submits_that_had_left_together_are_refused_once_and_open_nothing(
 
 async def test_what_goes_through_unqueued_takes_from_the_rate_and_closes_no_gate(tmp_path: Path) -> None:
     async with opened("sqlite", tmp_path) as world:
-        gates = some_gates(world, concurrency=2, rate=2.0)
+        gates = await some_gates(world, concurrency=2, rate=2.0)
         gates.room(free)(1)
         await gates.refresh(now=True)
         gates.started(1)  # its row is there already, and is counted
@@ -129,7 +132,7 @@ async def test_what_goes_through_unqueued_takes_from_the_rate_and_closes_no_gate
 
 async def test_paused_credentials_take_no_room_from_others_of_their_provider(tmp_path: Path) -> None:
     async with opened("sqlite", tmp_path) as world:
-        gates = some_gates(world)
+        gates = await some_gates(world)
         flying = InFlight(per_key=16, total=32, group_of=lambda num: "peakmv")
         for num in (1, 2):
             gates.refused(num, NotNow(reason="capacity", whole=True))

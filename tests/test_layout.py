@@ -34,6 +34,7 @@ LAYERS: list[set[str]] = [
         "metrics",
     },
     {"egress", "sealed", "providers", "stores", "loops"},
+    {"fleet"},
     {
         "outcomes",
         "rules_submit",

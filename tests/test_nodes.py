@@ -27,13 +27,14 @@ KEYS = generate_master_key()
 
 
 @contextlib.asynccontextmanager
-async def node(url: str, sandbox: str) -> AsyncIterator[tuple[Service, httpx2.AsyncClient]]:
+async def node(url: str, sandbox: str, **more: str) -> AsyncIterator[tuple[Service, httpx2.AsyncClient]]:
     environment = {
         "CALLSHEET_DATABASE_URL": url,
         "CALLSHEET_API_KEY": ADMIN,
         "CALLSHEET_MASTER_KEYS": KEYS,
         "CALLSHEET_PUBLIC_URL": "http://127.0.0.1:1",
         "CALLSHEET_SANDBOX_URL": sandbox,
+        **more,
     }
     service = await build(load(environment, known_providers=providers.names()))
     service.context.loops.start()

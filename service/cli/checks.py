@@ -15,6 +15,7 @@ from service.cli.printing import seconds
 from service.conversation import LEASE_MS, Conversations, Lease
 from service.errors import CallsheetError, LockHeld, Refusal, WrongMasterKey
 from service.facts import NotNow, Unknown
+from service.fleet import TERM_S
 from service.providers import Call
 from service.settings import Settings, SettingsError
 from service.states import DEFAULT_TENANT
@@ -111,7 +112,12 @@ async def _backlog(service: Service) -> Finding:
 
 
 async def _writers(service: Service) -> Finding:
-    """Who runs the loops; asking means to hold their lock for a moment."""
+    """Who runs the loops; on SQLite, asking means to hold their lock for a moment."""
+    nodes = await service.context.store.nodes(int(TERM_S * 1000))
+    if nodes == 0:
+        return Finding("loops", "warning", "no node runs them: start one, --role worker or all", {"nodes": 0})
+    if nodes is not None:
+        return Finding("loops", "ok", f"run by {nodes} node{'s' * (nodes > 1)} now", {"nodes": nodes})
     try:
         service.context.store.own_loops("doctor")
         service.context.store.release_loops()

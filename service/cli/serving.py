@@ -6,7 +6,7 @@ import gc
 import resource
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator
 
 import uvicorn
 import uvloop
@@ -15,12 +15,12 @@ from starlette.applications import Starlette
 from service.app import Service, build
 from service.cli.logs import configure_logging
 from service.cli.saying import facts, restored
+from service.cli.stopping import CUT_S, StoppingServer
 from service.errors import CallsheetError, LockHeld
 from service.settings import Settings
 from service.web.server import create_web
 
 IDLE_CONNECTION_S = 5
-REQUESTS_STOP_S = 4  # for requests under way; with the 20 s of `Service.close` a stop takes less than 25
 CONNECTIONS = 4_000  # open at once; past it the answer is 503
 FILES = 65_536  # descriptors: connections in and out, where the system's own limit is lower
 BACKLOG = 2_048
@@ -76,14 +76,14 @@ async def _serve(
         limit_concurrency=CONNECTIONS,
         backlog=BACKLOG,
         timeout_keep_alive=IDLE_CONNECTION_S,
-        timeout_graceful_shutdown=REQUESTS_STOP_S,
+        timeout_graceful_shutdown=CUT_S,
         ssl_certfile=ssl_certfile,
         ssl_keyfile=ssl_keyfile,
     )
     said = [f"callsheet listening on {url}", *await facts(service.context, url)]
     if service.restored is not None:
         said += restored(service.restored)
-    await _Server(config, said, service.context.waiting.release).serve(sockets=[listener])
+    await StoppingServer(config, said, service.leave, settings.stop_delay).serve(sockets=[listener])
 
 
 def _web(service: Service, role: str) -> Starlette:
@@ -100,32 +100,6 @@ def _web(service: Service, role: str) -> Starlette:
             await service.close()
 
     return create_web(service.context, lifespan=lifespan)
-
-
-class _Server(uvicorn.Server):
-    """Says where it listens, and ends a signalled stop with exit code 0."""
-
-    def __init__(self, config: uvicorn.Config, said: Sequence[str], release: Callable[[], None]):
-        super().__init__(config)
-        self._said, self._release = said, release
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take requests, then say so; the first line is for programs."""
-        await super().startup(sockets=sockets)
-        if self.started:
-            print(*self._said, sep="\n", flush=True)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer those who wait for a job before the open requests are given their last seconds."""
-        self._release()
-        await super().shutdown(sockets=sockets)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """As uvicorn does, but the signal is not raised again once all is closed: the stop was asked for."""
-        with super().capture_signals():
-            yield
-            self._captured_signals.clear()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -47,6 +47,7 @@ async def _tick(settings: "Settings", budget: float) -> dict[str, Any]:
     try:
         service.context.store.own_loops("tick")
         await service.context.store.recover_leases()
+        await service.fleet.join(service.context.store)
         await service.settle_copy()
         return {"ran": True, **await service.context.loops.tick(budget)}
     except LockHeld as held:

@@ -107,6 +107,16 @@ class Store(Protocol):
     def listen(self, wake: Callable[[], None]) -> None:
         """Call `wake` when another process may have made work that is due now: a hint, no promise."""
 
+    async def beat(self, node: int, view: int, term_ms: int) -> dict[int, int] | None:
+        """Keep that this node is there and what it says; the others that did within the term, and what they say.
+
+        None: there can be no other.
+        """
+
+    async def leave(self, node: int) -> None: ...
+    async def nodes(self, term_ms: int) -> int | None:
+        """How many said within the term that they are there. None where the lock of the loops tells it."""
+
     async def check(self) -> None:
         """Raise `StoreUnavailable` where an accept could not be kept now."""
 

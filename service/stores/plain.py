@@ -419,9 +419,8 @@ class PlainRows(PlainFiles, PlainMoney, PlainReconcile):
         return len(await self.write(sql + " RETURNING num", before, after))
 
     async def running(self, credential: int) -> int:
-        """How many of its jobs are at the provider, or may be."""
-        sql = "SELECT COUNT(*) FROM jobs WHERE credential = $1 AND status IN ('submitting', 'processing')"
-        return int((await self.rows(sql, credential))[0][0])
+        """How many of its jobs are at the provider, or may be, or are on their way in some node's hands."""
+        return int((await self.rows(_RUNNING, credential, self.now()))[0][0])
 
     async def credentials(self, changed_since: int = 0) -> list[CredentialRow]:
         """All, also the deleted ones that jobs name; or those that were changed at or after a moment."""
@@ -464,6 +463,12 @@ _PUT_CREDENTIAL = (
     " VALUES ($1, $2, $3, $4, $5, $5) ON CONFLICT (tenant, provider, source)"
     " DO UPDATE SET sealed = excluded.sealed, updated_at = excluded.updated_at, paused_at = NULL,"
     f" paused_reason = NULL, deleted_at = NULL RETURNING {', '.join(CREDENTIAL_COLUMNS)}"
+)
+# Who is leased is due when the lease ends; work that is due by now is in nobody's hands.
+_RUNNING = (
+    "SELECT (SELECT COUNT(*) FROM jobs WHERE credential = $1 AND status IN ('submitting', 'processing'))"
+    " + (SELECT COUNT(*) FROM jobs WHERE work = 'submit' AND credential = $1 AND due_at > $2 AND lease IS NOT NULL"
+    " AND status = 'queued')"
 )
 _ENDPOINTS = f"SELECT {', '.join(ENDPOINT_COLUMNS)} FROM endpoints"  # noqa: S608 - fixed names
 _NOTES = "SELECT at, kind, data FROM notes WHERE job = $1 ORDER BY num"

@@ -20,6 +20,7 @@ from service.stores.plain import JOB_COLUMNS, MUTABLE_COLUMNS, changed_values, j
 from service.stores.planning import Loaded, Planner, WriteSet, ids_to_bind
 from service.stores.postgres_deliveries import DeliveryVerbs
 from service.stores.postgres_money import MoneyVerbs, follow
+from service.stores.postgres_nodes import NodeVerbs
 from service.stores.postgres_partitions import DAY_MS, Partitions
 from service.stores.postgres_pool import CLOCK, Again, Pool, writing
 from service.stores.postgres_retention import RetentionVerbs
@@ -86,7 +87,7 @@ async def open_store(
     return PostgresStore(pool, partitions, plan=plan, clock=clock, nonce=nonce, lift=lift)
 
 
-class PostgresStore(DeliveryVerbs, MoneyVerbs, RetentionVerbs, StorageVerbs):
+class PostgresStore(DeliveryVerbs, MoneyVerbs, NodeVerbs, RetentionVerbs, StorageVerbs):
     def own_loops(self, who: str) -> None:
         """Any number of nodes may run the loops: leases keep them apart.
 

@@ -94,7 +94,7 @@ class Pool:
 
     def __init__(self, url: str, *, clock: Clock, ask_time: bool = True):
         self.dsn, self.options = read_url(url)
-        self._clock, self._ask_time = clock, ask_time
+        self._clock, self.asks_time = clock, ask_time
         self._group = GroupCommit(self._commit_calls)
         self._writer: Any = None
         self._listening: asyncio.Task[None] | None = None
@@ -139,22 +139,22 @@ class Pool:
 
     def now(self) -> int:
         """The database's time: inside a transaction as it began, else as it was asked last and went on here."""
-        if not self._ask_time:
+        if not self.asks_time:
             return self._clock.now()
         at, monotonic = self._at
         return at if self._inside else at + int((self._clock.monotonic() - monotonic) * 1000)
 
     def monotonic(self) -> float:
         """This node's monotonic clock just before the transaction asked for the time: no lease seems longer here."""
-        return self._at[1] if self._inside and self._ask_time else self._clock.monotonic()
+        return self._at[1] if self._inside and self.asks_time else self._clock.monotonic()
 
     def given_time(self) -> int | None:
         """For statements that ask for the time themselves: None, or the given clock's."""
-        return None if self._ask_time else self._clock.now()
+        return None if self.asks_time else self._clock.now()
 
     async def _read_clock(self, db: Any) -> tuple[int, float]:
         before = self._clock.monotonic()
-        return (await db.fetch(CLOCK))[0][0] if self._ask_time else self._clock.now(), before
+        return (await db.fetch(CLOCK))[0][0] if self.asks_time else self._clock.now(), before
 
     # -- reading
 
@@ -164,7 +164,8 @@ class Pool:
             for last in (False, True):
                 try:
                     self.statements += 1
-                    return list(await self._pool.fetch(sql, *values))
+                    async with self._lent() as db:
+                        return list(await db.fetch(sql, *values))
                 except (asyncpg.PostgresError, *LOST) as error:
                     if last or not (_lost(error) or isinstance(error, asyncpg.InvalidCachedStatementError)):
                         raise
@@ -175,8 +176,20 @@ class Pool:
     async def beside(self) -> AsyncIterator[Any]:
         """A connection beside the writer's, in a transaction of its own."""
         with translated():
-            async with self._pool.acquire() as db, db.transaction():
+            async with self._lent() as db, db.transaction():
                 yield db
+
+    @asynccontextmanager
+    async def _lent(self) -> AsyncIterator[Any]:
+        """One of the pool's. Whoever is cancelled ends it, and does not wait for a server that may not answer."""
+        db = await self._pool.acquire()
+        try:
+            yield db
+        except asyncio.CancelledError:
+            db.terminate()
+            raise
+        finally:
+            await self._pool.release(db)
 
     # -- inside a transaction
 
@@ -322,7 +335,8 @@ class Pool:
         sql = "INSERT INTO commits (token, at) VALUES ($1, $2) ON CONFLICT (token) DO NOTHING RETURNING token"
         while True:
             try:
-                return not await self._pool.fetch(sql, token, self.now())
+                async with self._lent() as db:
+                    return not await db.fetch(sql, token, self.now())
             except (asyncpg.PostgresError, *LOST) as error:
                 if not _unavailable(error) or asyncio.get_running_loop().time() > ends:
                     raise
@@ -358,7 +372,8 @@ class Pool:
 
     async def _notify(self) -> None:
         with suppress(asyncpg.PostgresError, *LOST):
-            await self._pool.execute("SELECT pg_notify($1, '')", CHANNEL)
+            async with self._lent() as db:
+                await db.execute("SELECT pg_notify($1, '')", CHANNEL)
         await asyncio.sleep(NEWS_EVERY_S)
 
 

@@ -66,6 +66,16 @@ async def open_store(
 
 
 class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
+    async def beat(self, node: int, view: int, term_ms: int) -> dict[int, int] | None:
+        """Differs from PostgreSQL because one process runs the loops, and the lock file sees to it."""
+        return None
+
+    async def leave(self, node: int) -> None:
+        """Nobody counts nodes."""
+
+    async def nodes(self, term_ms: int) -> int | None:
+        return None
+
     async def check(self) -> None:
         """Write something and wait for its commit, as an accept does."""
         await self.set_meta("checked_at", str(self.now()))

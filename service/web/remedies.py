@@ -129,6 +129,7 @@ REMEDIES = _rows(
     ("too_many_pending_jobs", "Too many jobs wait", "Wait as long as `Retry-After` says; nothing was accepted."),
     ("internal", "Our fault", "It is logged under `request_id`. With an idempotency key it is safe to try again."),
     ("unavailable", "Not now", "Wait as long as `Retry-After` says; nothing was accepted."),
+    ("stopping", "This node is stopping", "Ask another one: it serves what still comes, and then is gone."),
     ("provider_unavailable", "The provider does not answer now",
      "Wait as long as `Retry-After` says. `callsheet doctor` looks whether it can be reached from here."),
     ("no_reply", "The provider's reply was lost",

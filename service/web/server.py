@@ -1,5 +1,6 @@
 """The HTTP interface as a Starlette app, made from the route table."""
 
+import asyncio
 import logging
 import secrets
 from collections.abc import Callable, MutableMapping
@@ -13,7 +14,7 @@ from starlette.routing import BaseRoute
 from starlette.routing import Route as Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import Refusal
+from service.errors import Refusal, Unavailable
 from service.web.context import Context
 from service.web.dispatch import Methods
 from service.web.documents import Documents
@@ -32,6 +33,8 @@ SAFE_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 )
+LAST = ((b"connection", b"close"),)
+STOPPING = Unavailable("This node stopped before it was done: ask another one.", code="stopping", retry_after=1)
 
 
 def create_web(context: Context, *, lifespan: Lifespan | None = None, room: Room | None = None) -> Starlette:
@@ -46,7 +49,7 @@ def create_web(context: Context, *, lifespan: Lifespan | None = None, room: Room
     ]
     app = Starlette(
         routes=paths,
-        middleware=[Middleware(Envelope, public_url=context.settings.public_url)],
+        middleware=[Middleware(Envelope, context=context)],
         exception_handlers={HTTPException: _no_such_path},
         lifespan=lifespan,
     )
@@ -60,10 +63,13 @@ async def _no_such_path(request: Any, error: Exception) -> Any:
 
 
 class Envelope:
-    """Round every response: a request id, the safe headers, and a problem document for whatever was raised."""
+    """Round every response: a request id, the safe headers, and a problem document for whatever was raised.
 
-    def __init__(self, app: ASGIApp, public_url: str):
-        self._app, self._public_url = app, public_url
+    While the node stops, every response is the last of its connection, and says so.
+    """
+
+    def __init__(self, app: ASGIApp, context: Context):
+        self._app, self._waiting, self._public_url = app, context.waiting, context.settings.public_url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -76,11 +82,18 @@ class Envelope:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message["headers"], *SAFE_HEADERS, (REQUEST_ID, request_id.encode())]
+                last = LAST if self._waiting.released else ()
+                message["headers"] = [*message["headers"], *SAFE_HEADERS, *last, (REQUEST_ID, request_id.encode())]
             await send(message)
 
         try:
             await self._app(scope, receive, marked)
+        except asyncio.CancelledError:
+            if not self._waiting.released:
+                raise
+            log.warning("%s: cut by the stop", request_id)
+            if not started:
+                await self._refuse(STOPPING, request_id, scope, receive, marked)
         except Exception as error:
             if started:
                 raise

@@ -32,7 +32,8 @@ class Folder:
 
     def environment(self, **more: str) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("CALLSHEET_")}
-        return {**inherited, **{f"CALLSHEET_{name}": value for name, value in {**self.variables, **more}.items()}}
+        given = {"STOP_DELAY": "0", **self.variables, **more}  # no proxy has to be told
+        return {**inherited, **{f"CALLSHEET_{name}": value for name, value in given.items()}}
 
     def run(self, *arguments: str, given: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -4,10 +4,15 @@ import base64
 import json
 import sqlite3
 import stat
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from service.crypto import generate_master_key
 from service.stores.migrations import migrations
-from tests.cli.conftest import VIDEO, Folder, World
+from tests.cli.conftest import KEY, VIDEO, Folder, World, free_port
+from tests.stores import server
 
 
 def checks(said: str) -> dict[str, tuple[str, str]]:
@@ -101,3 +106,16 @@ def test_migrate_makes_the_database_once(folder: Folder) -> None:
     assert folder.ok("migrate") == folder.ok("migrate")
     assert (folder.path / "callsheet.db").exists()
     assert folder.run("doctor").returncode == 0
+
+
+@pytest.mark.anyio
+async def test_on_postgresql_it_counts_the_nodes_that_run_the_loops(tmp_path: Path) -> None:
+    url, keys, ports = await server.database(tmp_path), generate_master_key(), (free_port(), free_port())
+    folder = Folder(tmp_path, DATABASE_URL=url, MASTER_KEYS=keys, API_KEY=KEY)
+    folder.ok("migrate")
+    found = checks(folder.run("doctor", "--json").stdout)["loops"]
+    assert found == ("warning", "no node runs them: start one, --role worker or all")
+    with folder.listening("serve", "--role", "worker", "--port", str(ports[0])):
+        with folder.listening("serve", "--port", str(ports[1])):
+            assert checks(folder.run("doctor", "--json").stdout)["loops"] == ("ok", "run by 2 nodes now")
+        assert checks(folder.run("doctor", "--json").stdout)["loops"] == ("ok", "run by 1 node now")

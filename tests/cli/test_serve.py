@@ -2,12 +2,15 @@
 
 import contextlib
 import ipaddress
+import itertools
 import signal
 import socket
 import sqlite3
 import ssl
 import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.cli.conftest import Folder, World
+from tests.cli.conftest import Folder, World, until
 
 READY_S = 3.0  # 1 s is the budget, on a machine that does nothing else
 RESTING_MB = 110
@@ -63,6 +66,47 @@ def test_sigterm_stops_it_with_exit_code_0_though_a_request_hangs(folder: Folder
             service.process.terminate()
             assert service.process.wait(25) == 0
             assert time.monotonic() - began < 10
+            assert connection.recv(4096).startswith(b"HTTP/1.1 503 ")
+        assert "Traceback" not in service.said()
+
+
+def test_a_stop_says_so_first_and_serves_who_comes_all_the_same(folder: Folder) -> None:
+    with folder.listening("serve", "--port", "0", STOP_DELAY="2") as service, httpx2.Client() as client:
+        assert httpx2.get(f"{service.url}/ready").json() == {"ready": True}
+        assert "connection" not in client.get(f"{service.url}/health").headers
+        service.process.terminate()
+        refused = until(lambda: (reply := httpx2.get(f"{service.url}/ready")).status_code == 503 and reply)
+        assert refused.json()["code"] == "stopping"
+        kept = client.get(f"{service.url}/health")  # on the connection of before
+        assert (kept.status_code, kept.headers["connection"]) == (200, "close")
+        assert service.process.wait(10) == 0
+        with pytest.raises(httpx2.ConnectError):
+            client.get(f"{service.url}/health")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a moment is left")
+def test_nobody_whose_connection_was_accepted_is_reset_by_a_stop(folder: Folder) -> None:
+    """Many come while the door is closed: each is answered, or its connection is refused."""
+    with folder.listening("serve", "--port", "0") as service, ThreadPoolExecutor(32) as clients:
+        coming = [clients.submit(ask_until_refused, service.url) for _ in range(32)]
+        time.sleep(0.5)
+        service.process.terminate()
+        assert sum(client.result(20) for client in coming) > 100
+        assert service.process.wait(10) == 0
+
+
+def ask_until_refused(url: str) -> int:
+    """How many answers there were, each on a connection of its own."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    for answers in itertools.count():
+        try:
+            connection = socket.create_connection((host, int(port)), timeout=15)
+        except ConnectionRefusedError:
+            return answers
+        with connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+    raise AssertionError
 
 
 def test_a_second_one_on_the_same_database_is_refused(world: World) -> None:

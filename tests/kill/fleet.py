@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 
@@ -35,12 +35,16 @@ LEASED = (
 
 
 class Node:
-    """One process of `callsheet serve`."""
+    """One process of `callsheet serve`. `code`: the folder of its `service` package, where it is not this one."""
 
     def __init__(self, role: str):
         self.role, self.port = role, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.code: Path | None = None
         self.process: asyncio.subprocess.Process
+
+
+F = TypeVar("F", bound="Fleet")
 
 
 class Fleet(World):
@@ -68,8 +72,9 @@ class Fleet(World):
         await self.start_node(self.nodes[0])  # alone: it makes the tables
         await asyncio.gather(*(self.start_node(node) for node in self.nodes[1:]))
 
-    async def start_node(self, node: Node) -> None:
-        environment = {
+    def environment(self) -> dict[str, str]:
+        """What every node is told."""
+        return {
             **{name: value for name, value in os.environ.items() if not name.startswith("CALLSHEET_")},
             "CALLSHEET_DATABASE_URL": self.server.url,
             "CALLSHEET_MASTER_KEYS": self.keys,
@@ -79,12 +84,23 @@ class Fleet(World):
             "CALLSHEET_RETRY_SCHEDULE": SCHEDULE,
             "CALLSHEET_LOG_LEVEL": "WARNING",
         }
-        command = ("-m", "service", "serve", "--role", node.role, "--port", str(node.port))
+
+    async def start_node(self, node: Node) -> None:
+        await self.start_process(node, "-m", "service", "serve", "--role", node.role, "--port", str(node.port))
+        await self.until_ready(node)
+
+    async def start_process(self, node: Node, *command: str) -> None:
         with (self.folder / f"node-{node.port}.log").open("ab") as output:
             node.process = await asyncio.create_subprocess_exec(
-                sys.executable, *command, env=environment, stdout=output, stderr=output
+                sys.executable, *command, env=self.environment(), cwd=node.code, stdout=output, stderr=output
             )
-        await self.until_ready(node)
+
+    async def stop_node(self, node: Node) -> float:
+        """As an operator would; how many seconds it took."""
+        began = time.monotonic()
+        node.process.terminate()
+        assert await asyncio.wait_for(node.process.wait(), STOP_S) == 0, self.said(node)
+        return time.monotonic() - began
 
     async def until_ready(self, node: Node) -> None:
         for _ in range(600):
@@ -161,10 +177,7 @@ class Fleet(World):
 
     async def orphaned(self) -> dict[str, int]:
         """Stop every node as an operator would; what is leased then was leased to those that were killed."""
-        for node in self.nodes:
-            node.process.terminate()
-        codes = await asyncio.gather(*(asyncio.wait_for(node.process.wait(), STOP_S) for node in self.nodes))
-        assert codes == [0] * len(self.nodes), codes
+        await asyncio.gather(*map(self.stop_node, self.nodes))
         return {table: (await self.rows(UNFINISHED.format(table)))[0][0] for table in ("jobs", "deliveries")}
 
     async def end_leases(self) -> None:
@@ -185,13 +198,18 @@ class Fleet(World):
 async def running(*roles: str) -> AsyncIterator[Fleet]:
     """A fleet in a folder that the database's own user can reach. The folder stays where the test failed."""
     folder = Path(tempfile.mkdtemp(prefix="callsheet-fleet-"))
-    fleet = Fleet(folder, roles)
+    async with opened(Fleet(folder, roles)) as fleet:
+        yield fleet
+
+
+@contextlib.asynccontextmanager
+async def opened(fleet: F) -> AsyncIterator[F]:
     try:
         await fleet.open()
         yield fleet
     finally:
         await fleet.close()
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(fleet.folder, ignore_errors=True)
 
 
 async def checked(fleet: Fleet, seconds: float) -> collections.Counter[str]:

@@ -29,7 +29,7 @@ DO $$ DECLARE child regclass; BEGIN
     LOOP EXECUTE 'DROP TABLE ' || child; END LOOP;
 END $$;
 TRUNCATE commits, tenants, keys, credentials, jobs, job_details, provider_ids, notes, callbacks, dedupe_keys, endpoints,
-    events, event_bodies, deliveries, attempts, charges, budgets, files, file_chunks RESTART IDENTITY CASCADE;
+    events, event_bodies, deliveries, attempts, charges, budgets, files, file_chunks, nodes RESTART IDENTITY CASCADE;
 DELETE FROM meta WHERE key NOT IN ('nonce', 'partitions');
 """
 

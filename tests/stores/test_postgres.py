@@ -14,8 +14,10 @@ from service.clock import SystemClock
 from service.errors import SchemaTooNew, StoreUnavailable
 from service.facts import Arrival, CancelAsked
 from service.states import JobStatus, Source, Work
+from service.stores.migrations import Migration, migrations
 from service.stores.postgres import PostgresStore, open_store
 from service.stores.postgres_pool import Options, read_url
+from service.stores.postgres_schema import migrate
 from tests.stores import server
 from tests.stores.world import START, SUCCEEDED, ManualClock, Real, World, a_job, add_credential, new, page, said
 
@@ -71,6 +73,42 @@ async def test_a_newer_schema_is_refused(url: str) -> None:
         await db.execute("INSERT INTO migrations VALUES (9999, 'newer', 0)")
     with pytest.raises(SchemaTooNew, match="9999"):
         await open_store(url, plan=Real(), clock=SystemClock())
+
+
+async def test_a_migration_that_waits_for_its_lock_lets_the_others_go_on(url: str) -> None:
+    """Somebody reads the table in a long transaction: a lock that is waited for would stop all who come later."""
+    newer = [*migrations("postgres"), Migration(9999, "newer", "ALTER TABLE jobs ADD COLUMN newer BIGINT")]
+    async with node(url) as world, node(url) as other, aside(url) as reader:
+        transaction = reader.transaction()
+        await transaction.start()
+        await reader.fetch("SELECT count(*) FROM jobs")
+        migrating = asyncio.create_task(migrate(other.store._pool, create=False, known=newer))
+        await waits_for_a_lock(url)
+        for _ in range(5):
+            await asyncio.wait_for(world.queued(), 15)
+        assert not migrating.done()
+        await transaction.rollback()
+        await migrating
+        assert len(await world.claim_jobs()) == 5  # statements that were prepared before
+        async with aside(url) as db:
+            assert await db.fetchval("SELECT max(version) FROM migrations") == 9999
+
+
+async def test_a_migration_that_never_gets_its_lock_is_refused(url: str) -> None:
+    newer = [*migrations("postgres"), Migration(9999, "newer", "ALTER TABLE jobs ADD COLUMN newer BIGINT")]
+    async with node(url) as world, aside(url) as reader:
+        transaction = reader.transaction()
+        await transaction.start()
+        await reader.fetch("SELECT count(*) FROM jobs")
+        with pytest.raises(StoreUnavailable, match="lock timeout"):
+            await migrate(world.store._pool, create=False, known=newer, patience_s=0)
+
+
+async def waits_for_a_lock(url: str) -> None:
+    sql = "SELECT count(*) FROM pg_locks WHERE relation = 'jobs'::regclass AND NOT granted"
+    async with aside(url) as db:
+        while not await db.fetchval(sql):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
 
 
 async def test_nodes_share_jobs_and_deliveries_and_none_is_anothers(url: str) -> None:

@@ -3,7 +3,7 @@
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service import __version__
-from service.errors import Invalid, LockHeld, Missing
+from service.errors import Invalid, LockHeld, Missing, Unavailable
 from service.facts import RawCallback
 from service.providers import Operation, Provider
 from service.states import Json
@@ -82,7 +82,9 @@ async def health(call: Call) -> Reply:
 
 
 async def ready(call: Call) -> Reply:
-    """Raises 503 where an accept could not be kept."""
+    """Raises 503 where an accept could not be kept, and from the beginning of a stop: what comes is still served."""
+    if call.context.waiting.released:
+        raise Unavailable("This node is stopping: ask another one.", code="stopping")
     await call.context.store.check()
     return json_reply({"ready": True})
 

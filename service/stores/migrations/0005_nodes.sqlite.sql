@@ -1,0 +1,1 @@
+-- Nothing. Differs from PostgreSQL because one process runs the loops here.

@@ -1,0 +1,30 @@
+"""PostgreSQL's roster of nodes: each writes its own row, and reads the others' in the same statement.
+
+A statement sees what was committed before it began, and its time is when it began: who beats at T has seen every node
+whose own beat was committed before T.
+"""
+
+from service.stores.postgres_rows import PostgresRows
+
+KEPT_MS = 3_600_000  # rows of nodes that are gone
+BEAT = (
+    "WITH t (now) AS (SELECT COALESCE($3, (extract(epoch FROM statement_timestamp()) * 1000)::bigint)),"
+    " mine AS (INSERT INTO nodes (node, view, beat_at) SELECT $1, $2, now FROM t"
+    " ON CONFLICT (node) DO UPDATE SET view = excluded.view, beat_at = excluded.beat_at),"
+    " gone AS (DELETE FROM nodes n USING t WHERE n.beat_at < t.now - $5 AND n.node <> $1)"
+    " SELECT n.node, n.view FROM t JOIN nodes n ON n.node <> $1 AND n.beat_at > t.now - $4"
+)
+COUNT = "SELECT count(*) FROM nodes WHERE beat_at > (extract(epoch FROM statement_timestamp()) * 1000)::bigint - $1"
+
+
+class NodeVerbs(PostgresRows):
+    async def beat(self, node: int, view: int, term_ms: int) -> dict[int, int] | None:
+        """Beside the writer, in one statement: what the writer waits for does not delay it."""
+        given = None if self._pool.asks_time else self.now()
+        return dict(await self._pool.fetch(BEAT, node, view, given, term_ms, KEPT_MS))
+
+    async def nodes(self, term_ms: int) -> int | None:
+        return int((await self._pool.fetch(COUNT, term_ms))[0][0])
+
+    async def leave(self, node: int) -> None:
+        await self._pool.fetch("DELETE FROM nodes WHERE node = $1", node)

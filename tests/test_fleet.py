@@ -1,0 +1,280 @@
+"""Limits hold over all nodes of a database: the division by itself, then nodes that send."""
+
+import asyncio
+import collections
+import contextlib
+import itertools
+import random
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from service.app import Service
+from service.fleet import TERM_S, Fleet
+from service.gates import REREAD_S
+from service.loops import IDLE_S
+from service.models import Announcement
+from service.views import event_body
+from tests.stores import server
+from tests.stores.world import World, opened
+from tests.test_nodes import node, submit
+from tests.test_pipeline import receiving, status, until
+from tests.web.served import sandbox_running
+
+pytestmark = pytest.mark.anyio
+
+LIMITS = (1, 2, 3, 16)
+KEYS = (0, 1, 2, 3, 5, -7)
+
+
+class Slow:
+    """The store's roster over a line that takes its time, before the statement and after it."""
+
+    def __init__(self, world: World):
+        self._world, self.before, self.after = world, 0.0, 0.0
+
+    async def beat(self, node: int, view: int, term_ms: int) -> dict[int, int] | None:
+        self._world.clock.forward(self.before)
+        others = await self._world.store.beat(node, view, term_ms)
+        self._world.clock.forward(self.after)
+        return others
+
+    async def leave(self, node: int) -> None:
+        await self._world.store.leave(node)
+
+
+def most(nodes: Sequence[Fleet], limit: int, key: int) -> int:
+    return sum(one.share(limit, key) for one in nodes)
+
+
+def check(nodes: Sequence[Fleet]) -> None:
+    for key in KEYS:
+        assert sum(one.owns(key) for one in nodes) <= 1
+        for limit in LIMITS:
+            assert most(nodes, limit, key) <= limit
+
+
+async def settle(world: World, nodes: Sequence[Fleet]) -> None:
+    for _ in range(4):
+        world.clock.forward(1.0)
+        for one in nodes:
+            await one.beat()
+
+
+async def joined(world: World, number: int, store: Any = None) -> Fleet:
+    made = Fleet(clock=world.clock, node=number)
+    await made.join(store or world.store)
+    return made
+
+
+@pytest.mark.parametrize("seed", [*range(8), 10, 49, 111])
+async def test_shares_never_add_up_to_more_than_the_limit_whatever_nodes_do(seed: int, tmp_path: Path) -> None:
+    """Nodes come, fall silent, come back, leave, and their line is slow, in any order."""
+    async with opened("postgres", tmp_path) as world:
+        chance, numbers, line, nodes = random.Random(seed), itertools.count(1), Slow(world), list[Fleet]()
+        used = 0
+        for _ in range(150):
+            line.before, line.after = chance.choices((0.0, 0.3, 3.0, 6.0), (20, 4, 1, 1), k=2)
+            act = chance.choice(("join", "beat", "beat", "beat", "beat", "all", "leave", "wait"))
+            if act == "join" and len(nodes) < 5:
+                nodes.append(await joined(world, next(numbers), line))
+            elif act == "leave" and nodes and chance.random() < 0.4:
+                await nodes.pop(chance.randrange(len(nodes))).leave()
+            elif act == "wait":
+                world.clock.forward(chance.choice((0.1, 0.5, 1.0, 2.0, 5.5)))
+            elif nodes:
+                for one in nodes if act == "all" else [chance.choice(nodes)]:
+                    await one.beat()
+                    check(nodes)
+            check(nodes)
+            used += any(one.share(16, 0) for one in nodes)
+        assert used > 20, "nobody ever had a share"
+        line.before = line.after = 0.0
+        nodes.append(await joined(world, next(numbers), line))
+        await settle(world, nodes)
+        for key in KEYS:
+            assert sum(one.owns(key) for one in nodes) == 1
+            assert [most(nodes, limit, key) for limit in LIMITS] == list(LIMITS), "nothing of a limit is lost for good"
+
+
+async def test_a_node_alone_has_everything_at_once(tmp_path: Path) -> None:
+    async with opened("postgres", tmp_path) as world:
+        one = await joined(world, 1)
+        assert (one.share(16, 3), one.owns(3), one.settled, one.shared) == (16, True, True, False)
+
+
+async def test_on_sqlite_the_one_process_has_everything_for_good(tmp_path: Path) -> None:
+    async with opened("sqlite", tmp_path) as world:
+        one = await joined(world, 1)
+        world.clock.forward(1_000_000)
+        assert (one.share(16, 3), one.owns(3), one.settled) == (16, True, True)
+
+
+async def test_a_new_node_waits_until_the_others_have_seen_it(tmp_path: Path) -> None:
+    async with opened("postgres", tmp_path) as world:
+        first = await joined(world, 1)
+        world.clock.forward(0.5)
+        second = await joined(world, 2)
+        assert (first.share(16, 0), second.share(16, 0)) == (16, 0)
+        world.clock.forward(0.5)
+        await first.beat()
+        assert (first.share(16, 0), second.share(16, 0)) == (8, 0)
+        await second.beat()
+        assert (first.share(16, 0), second.share(16, 0)) == (8, 0), "the first has yet to say that it knows"
+        await first.beat()
+        await second.beat()
+        assert (first.share(16, 0), second.share(16, 0)) == (8, 8)
+        assert first.owns(0) != second.owns(0)
+
+
+async def test_a_node_that_fell_silent_stops_by_itself_before_the_others_take_its_share(tmp_path: Path) -> None:
+    async with opened("postgres", tmp_path) as world:
+        first, second = await joined(world, 1), await joined(world, 2)
+        await settle(world, (first, second))
+        assert (first.share(16, 0), second.share(16, 0)) == (8, 8)
+        world.clock.forward(TERM_S - 1.0)
+        await first.beat()
+        assert (first.share(16, 0), second.share(16, 0)) == (8, 8)
+        world.clock.forward(1.0)
+        assert second.share(16, 0) == 0, "as it was not heard of"
+        for _ in range(2):
+            await first.beat()
+        assert first.share(16, 0) == 16
+        await second.beat()
+        assert second.share(16, 0) == 0, "it begins anew"
+
+
+async def test_what_leaves_is_divided_among_the_rest(tmp_path: Path) -> None:
+    async with opened("postgres", tmp_path) as world:
+        first, second = await joined(world, 1), await joined(world, 2)
+        await settle(world, (first, second))
+        await second.leave()
+        for _ in range(2):  # it sees it, and says so
+            await first.beat()
+        assert (first.share(16, 0), second.share(16, 0)) == (16, 0)
+
+
+# -- nodes that send
+
+
+NOWHERE = "http://127.0.0.1:1"  # where no sandbox is needed
+
+
+@contextlib.asynccontextmanager
+async def fleet(count: int, url: str, sandbox: str = NOWHERE, **more: str) -> AsyncIterator[list[Any]]:
+    """So many nodes on one database, each settled, with its client."""
+    async with contextlib.AsyncExitStack() as stack:
+        nodes = [await stack.enter_async_context(node(url, sandbox, **more)) for _ in range(count)]
+        await until(lambda: all(service.fleet.settled for service, _ in nodes))
+        yield nodes
+
+
+async def publish(service: Service, count: int) -> None:
+    """Events committed on this node, and sent from memory where it has room."""
+    context = service.context
+    tenant = await context.accounts.tenant("default")
+    said = Announcement(type="job.succeeded", body=event_body("job.succeeded", 0, {"id": "job_1"}), data={})
+    for _ in range(count):
+        _, fresh = await context.store.publish(tenant.num, said, None)
+        context.delivery.hand_over(fresh)
+
+
+async def endpoint(service: Service, url: str, **more: Any) -> None:
+    tenant = await service.context.accounts.tenant("default")
+    await service.context.endpoints.create(tenant.num, {"url": url, **more})
+
+
+async def test_the_rate_of_an_endpoint_holds_over_three_nodes(tmp_path: Path) -> None:
+    """Also while one of them leaves and another one joins."""
+    arrived: dict[str, list[float]] = collections.defaultdict(list)
+
+    async def answer(path: str) -> bytes:
+        arrived[path].append(asyncio.get_running_loop().time())
+        return status(200)
+
+    url, rate, paths = await server.database(tmp_path), 5.0, ("/a", "/b", "/c")
+    async with receiving(answer) as (_, target), fleet(2, url) as nodes:
+        async with node(url, NOWHERE) as third:
+            await until(lambda: third[0].fleet.settled)
+            for path in paths:
+                await endpoint(nodes[0][0], target + path, rate=rate)
+            for service, _ in (*nodes, third):
+                await publish(service, 8)
+            await until(lambda: all(len(arrived[path]) >= 8 for path in paths))
+            owners = [n for n, (one, _) in enumerate((*nodes, third)) for lane in (1, 2, 3) if one.fleet.owns(lane)]
+            assert len(owners) == len(set(owners)) == 3, "one node had more than one of them"
+        async with node(url, NOWHERE):
+            await until(lambda: all(len(arrived[path]) == 24 for path in paths), 40)
+    for times in arrived.values():
+        for first, second in itertools.combinations(range(24), 2):
+            took = times[second] - times[first]
+            assert second - first + 1 <= rate + rate * took + 1, "more than the burst and the rate let go"
+
+
+async def test_what_is_under_way_to_an_endpoint_is_limited_over_three_nodes(tmp_path: Path) -> None:
+    flying, seen = 0, list[int]()
+
+    async def answer(path: str) -> bytes:
+        nonlocal flying
+        flying += 1
+        seen.append(flying)
+        await asyncio.sleep(0.1)
+        flying -= 1
+        return status(200)
+
+    url, limit = await server.database(tmp_path), 4
+    more = {"CALLSHEET_ENDPOINT_CONCURRENCY": str(limit)}
+    async with receiving(answer) as (_, target), fleet(3, url, **more) as nodes:
+        await endpoint(nodes[0][0], f"{target}/in")
+        assert [service.context.delivery.lanes.room(1) for service, _ in nodes] == [1, 1, 1]
+        await asyncio.gather(*(publish(service, 30) for service, _ in nodes))
+        await until(lambda: len(seen) == 90, 40)
+    assert max(seen) == limit, collections.Counter(seen)
+
+
+async def outcomes(client: httpx2.AsyncClient, job_id: str) -> list[str]:
+    """What each submit of the job came to."""
+    timeline = (await client.get(f"/v1/jobs/{job_id}/timeline")).json()["data"]
+    found = [entry["outcome"] for entry in timeline if entry["kind"] == "submit"]
+    return [outcome for outcome in found if outcome != "sending"]
+
+
+async def test_a_credentials_concurrency_and_rate_hold_over_three_nodes(tmp_path: Path) -> None:
+    """The provider itself refuses more, and its ledger says when each was accepted."""
+    url, many, limit, rate = await server.database(tmp_path), 9, 2, 4.0
+    more = {"CALLSHEET_PIXVERSE_CONCURRENCY": str(limit), "CALLSHEET_PIXVERSE_RATE": str(rate)}
+    with sandbox_running(NOWHERE) as sandbox:
+        httpx2.put(f"{sandbox}/_sandbox/pixverse/account", json={"concurrency": limit}).raise_for_status()
+        httpx2.put(f"{sandbox}/_sandbox/pixverse/faults", json={"duration_s": [0.2, 0.4]}).raise_for_status()
+        async with fleet(3, url, sandbox, **more) as nodes:
+            jobs = await asyncio.gather(*(submit(nodes[n % 3][1], f"nonce-{n}") for n in range(many)))
+            client = nodes[0][1]
+            ended = [await client.get(f"/v1/jobs/{job['id']}", headers={"prefer": "wait=60"}) for job in jobs]
+            assert {answer.json()["status"] for answer in ended} == {"succeeded"}
+            found = [await outcomes(client, job["id"]) for job in jobs]
+        times = [row["accepted_at"] for row in httpx2.get(f"{sandbox}/_sandbox/pixverse/ledger").json()["data"]]
+    assert found == [["accepted"]] * many, "the provider never had to refuse one"
+    at = sorted(datetime.fromisoformat(text).timestamp() for text in times)
+    for first, second in itertools.combinations(range(many), 2):
+        assert second - first + 1 <= rate + rate * (at[second] - at[first]) + 1
+
+
+async def test_a_credential_that_one_node_sees_refused_is_paused_for_all(tmp_path: Path) -> None:
+    url = await server.database(tmp_path)
+    with sandbox_running(NOWHERE) as sandbox:
+        async with fleet(3, url, sandbox) as nodes:
+            httpx2.put(f"{sandbox}/_sandbox/pixverse/account", json={"api_key": "another"}).raise_for_status()
+            first = await submit(nodes[0][1], "first")
+            met = await nodes[1][1].get(f"/v1/jobs/{first['id']}", headers={"prefer": "wait=20"})
+            assert met.json()["status"] == "failed"
+            await asyncio.sleep(REREAD_S + IDLE_S)  # within this every node has read it
+            jobs = [await submit(client, f"behind-{n}") for n, (_, client) in enumerate(nodes)]
+            await asyncio.sleep(1)
+            for job in jobs:
+                shown = (await nodes[2][1].get(f"/v1/jobs/{job['id']}")).json()
+                assert (shown["status"], shown["reason"]) == ("queued", "credential_paused: authentication")
+                assert await outcomes(nodes[0][1], job["id"]) == []
