@@ -1,13 +1,13 @@
 # Each target says what it does: `make help`. README gives the line that does the same without make.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check lint types layout tables env bench kill crashes workers rolling charges clean
+.PHONY: help demo serve test check lint types layout tables env bench scaling isolation claims costs kill crashes workers rolling charges clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3.14 || command -v python3)
 BIN := .venv/bin
 JOBS ?= 2
 
 help:  ## what can be made
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 .venv/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -56,6 +56,18 @@ env: .venv/installed-test  ## deploy/.env.example, made from the settings
 
 bench: .venv/installed-test  ## ratios to bare baselines, in one run
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+scaling: .venv/installed-test  ## PostgreSQL: four workers to one, statements and processor time per delivery
+	@$(BIN)/python -W ignore -m tests.bench.scaling $(ARGS)
+
+isolation: .venv/installed-test  ## PostgreSQL: a tenant beside a million due rows of a dead endpoint
+	@$(BIN)/python -W ignore -m tests.bench.isolation $(ARGS)
+
+claims: .venv/installed-test  ## PostgreSQL: the time of a claim from 10,000 to 5,000,000 pending rows
+	@$(BIN)/python -W ignore -m tests.bench.claims $(ARGS)
+
+costs: .venv/installed-test  ## PostgreSQL: what a job, a callback and a delivery cost in disk, WAL and processor time
+	@$(BIN)/python -W ignore -m tests.bench.costs $(ARGS)
 
 kill: .venv/installed-test  ## the long kill test: CYCLES (200) SIGKILLs under load
 	@CALLSHEET_KILL_CYCLES=$(or $(CYCLES),200) $(BIN)/pytest -q -s tests/kill/test_kill.py tests/kill/test_stalled.py $(ARGS)

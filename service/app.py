@@ -65,7 +65,7 @@ class Service:
 
     def leave(self) -> None:
         """The stop begins: nothing more is claimed, whoever waits is answered, `/ready` says no."""
-        self.context.delivery.lanes.sending = False
+        self.context.delivery.claim_no_more()
         self.context.waiting.release()
         self.context.loops.leave()
 

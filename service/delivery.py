@@ -5,6 +5,7 @@ Fresh deliveries come from memory right after their commit; the due-scan finds t
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,8 +17,9 @@ from service.endpoints import Endpoints, OpenTarget
 from service.errors import Lost, NotSent, StoreUnavailable
 from service.framing import Outgoing
 from service.lanes import Lanes
-from service.loops import UNLIMITED, InFlight, until_kept
+from service.loops import UNLIMITED, InFlight
 from service.models import Announcement, AttemptResult, DueDelivery
+from service.recording import Recording
 from service.sealed import Sealed
 from service.settings import Settings
 from service.states import DEFAULT_TENANT, DeliveryStatus, EndpointStatus, Record
@@ -36,6 +38,7 @@ REPLY_BYTES = 16 * 1024  # read at most; the verdict is the status line's
 KEPT_BYTES = 1_024  # of the reply, for the owner to see
 HELD_BATCH = 500
 HELD_SPREAD_MS = 10_000
+HELD_EVERY_S = 1.0  # looked for, under load
 THROTTLED = frozenset({429, 502, 504})
 GONE = frozenset({404, 410})  # what ends a job's callback_url
 
@@ -78,7 +81,10 @@ class Delivery:
         self._clock, self._random, self._count = clock, random, count
         self.flying: InFlight = lanes.flying
         self.wake = asyncio.Event()
-        self._wake_at: int | None = None
+        self._recording = Recording(store=store, flying=self.flying, hand_over=self.hand_over, claim=self._claim_more)
+        self._claiming = asyncio.Lock()
+        self._until = -math.inf  # when the budget of the last step is over
+        self._released_at = -math.inf
         self._lease_ms = lease_ms
 
     def hand_over(self, fresh: Sequence[DueDelivery]) -> None:
@@ -86,34 +92,55 @@ class Delivery:
         for delivery in fresh:
             self.lanes.start(delivery.lane, self._deliver(delivery), promised=True)
 
+    def claim_no_more(self) -> None:
+        """The node stops: what is under way ends, nothing is taken beside it."""
+        self.lanes.sending, self._until = False, -math.inf
+
     async def step(self, budget: float) -> bool:
         """Start what is due and has room; release what was held for endpoints that are back."""
         if budget < self.needs_s:
             return False
-        claimed = await self._store.claim_deliveries(
-            room=self.lanes.rooms(), lease_ms=self._lease_ms, limit=min(CLAIM, self.flying.free)
-        )
-        for delivery in claimed:
-            self.lanes.start(delivery.lane, self._deliver(delivery, budget), promised=False)
-        self._wake_at = self.flying.free + len(claimed) // 2 + 1 if claimed else None
-        released = await self._store.release_held(limit=HELD_BATCH, spread_ms=HELD_SPREAD_MS)
-        return released > 0 or (bool(claimed) and self.flying.free > 0)
+        self._until = self._clock.monotonic() + budget
+        claimed, released = 0, 0
+        if not self._recording.writing:  # else it claims as soon as there is room, with what it writes
+            claimed = await self._claim(budget)
+        now = self._clock.monotonic()
+        if not (claimed or self._recording.writing) or now - self._released_at >= HELD_EVERY_S:
+            self._released_at = now
+            released = await self._store.release_held(limit=HELD_BATCH, spread_ms=HELD_SPREAD_MS)
+        return released > 0 or (claimed > 0 and self.flying.free > 0)
+
+    async def _claim(self, within: float) -> int:
+        """One claim at a time: each counts on the room that the one before it has left."""
+        async with self._claiming:
+            claimed = await self._store.claim_deliveries(
+                room=self.lanes.rooms(), lease_ms=self._lease_ms, limit=min(CLAIM, self.flying.free)
+            )
+            for delivery in claimed:
+                self.lanes.start(delivery.lane, self._deliver(delivery, within), promised=False)
+            return len(claimed)
+
+    async def _claim_more(self) -> None:
+        """What the last step would claim by now."""
+        left = self._until - self._clock.monotonic()
+        if left >= self.needs_s and self.flying.free:
+            claimed = await self._claim(left)
+            if claimed and self.flying.free:
+                self.wake.set()
 
     async def _deliver(self, delivery: DueDelivery, within: float = UNLIMITED) -> None:
         at, began = self._clock.now(), self._clock.monotonic()
         made, target = await self._attempt(delivery, within)
         if made is None:
-            await self._record(self._not_tried(delivery, target, at))
+            self._recording.add(self._not_tried(delivery, target, at))
         elif made.wait is not None:
-            await self._record(self._later(delivery, at, made.wait))
+            self._recording.add(self._later(delivery, at, made.wait))
         elif made.error != "lease":  # else it is, or will be, another's: no write
             took = self._clock.monotonic() - began
             well = made.taken or (made.status_code is not None and made.status_code < 500)
             self.lanes.learned(delivery.lane, well=well, answered=made.status_code is not None)
             self._count("delivered" if made.taken else made.error or "status", took)
-            await self._record(self._judged(delivery, made, target, at, int(took * 1000)))
-        if self._wake_at is not None and self.flying.free >= self._wake_at:
-            self.wake.set()  # half of what the last claim started has ended: there may be more
+            self._recording.add(self._judged(delivery, made, target, at, int(took * 1000)))
 
     async def _attempt(self, delivery: DueDelivery, within: float) -> tuple[Try | None, OpenTarget | None]:
         """One try; None where the endpoint takes nothing now. Whatever goes wrong in here is an attempt that failed."""
@@ -132,7 +159,7 @@ class Delivery:
 
     async def _target(self, delivery: DueDelivery) -> OpenTarget | None:
         if delivery.endpoint > 0:
-            return await self._endpoints.opened(delivery.endpoint)
+            return await self._endpoints.opened(delivery.endpoint, delivery.endpoint_version)
         if delivery.endpoint < 0:
             url, default = self._settings.operator_url, await self._accounts.tenant(DEFAULT_TENANT)
             secrets = await self._accounts.callback_secrets(default.num)
@@ -230,9 +257,6 @@ class Delivery:
         about = delivery.endpoint if delivery.endpoint > 0 else None
         body = event_body(kind, self._clock.now(), data)
         return Announcement(type=kind, body=body, data=data, about_endpoint=about)
-
-    async def _record(self, result: AttemptResult) -> None:
-        self.hand_over(await until_kept(lambda: self._store.record_attempts([result])))
 
 
 def _callback_target(url: str, secrets: Sequence[str]) -> OpenTarget:

@@ -34,6 +34,7 @@ CALLBACK_TYPES = frozenset({"job.succeeded", "job.failed", "job.canceled", "job.
 OPERATOR_TYPES = frozenset({"endpoint.disabled", "job.unknown", "credential.paused"})
 OPERATOR = -1
 TARGET_CACHE_S = 5.0  # within this another node's change of an endpoint takes effect here
+KNOWN_CACHE_S = 60.0  # where a claim says that it is unchanged; secrets that have ended sign no longer than this
 MOST_ENDPOINTS = 100  # per tenant: each is looked at for each of its events
 
 
@@ -95,6 +96,7 @@ class OpenTarget(Record, frozen=True, kw_only=True):
     """Everything that one attempt needs, opened. Never logged."""
 
     id: str | None
+    version: int = 0
     url: str
     headers: dict[str, str]
     keys: tuple[signatures.HmacKey, ...]
@@ -202,11 +204,11 @@ class Endpoints:
             "updated_at": instant(endpoint.updated_at),
         }
 
-    async def opened(self, num: int) -> OpenTarget | None:
-        """The endpoint for a sender, at most five seconds old; None where there never was one."""
+    async def opened(self, num: int, version: int | None = None) -> OpenTarget | None:
+        """The endpoint for a sender, at most five seconds old, or as of `version`; None where there never was one."""
         now = self._clock.monotonic()
         cached = self._opened.get(num)
-        if cached is None or now - cached[0] > TARGET_CACHE_S:
+        if cached is None or not _fresh(cached[1], now - cached[0], version):
             endpoint = await self._store.endpoint_by_number(num)
             target = None if endpoint is None else self._open(endpoint, self._clock.now())
             if endpoint is not None and endpoint.version < self._written.get(num, 0):
@@ -219,6 +221,7 @@ class Endpoints:
         secrets = live(self._sealed.secrets(endpoint.secrets, endpoint.id, endpoint.tenant), now)
         return OpenTarget(
             id=endpoint.id,
+            version=endpoint.version,
             url=target.url,
             headers=target.headers,
             keys=tuple(signatures.HmacKey(signatures.parse_secret(secret)) for secret in secrets),
@@ -244,6 +247,13 @@ class Endpoints:
             refused.param = refused.param or "url"
             raise
         return EndpointTarget(url=kept, headers=addresses.check_headers(headers))
+
+
+def _fresh(target: OpenTarget | None, age: float, version: int | None) -> bool:
+    """Whether what was opened so many seconds ago may be used by a claim that has read this version, or none."""
+    if version is None or target is None:
+        return age <= TARGET_CACHE_S
+    return target.version >= version and age <= KNOWN_CACHE_S
 
 
 def checked(given: Json) -> Json:

@@ -45,6 +45,7 @@ class InFlight:
         self._counts: dict[int, int] = {}
         self._groups: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._beside: set[asyncio.Task[None]] = set()  # of those: what takes no room
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -52,7 +53,12 @@ class InFlight:
     @property
     def free(self) -> int:
         """How many more may start, over all keys: what one claim may take at most."""
-        return max(0, self.total - len(self._tasks))
+        return max(0, self.total - self.counted)
+
+    @property
+    def counted(self) -> int:
+        """How many are under way that take room."""
+        return len(self._tasks) - len(self._beside)
 
     def count(self, key: int) -> int:
         return self._counts.get(key, 0)
@@ -81,6 +87,13 @@ class InFlight:
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._ended(key, done))
 
+    def start_beside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Something to be waited for at the end, as the rest, that takes no room."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        self._beside.add(task)
+        task.add_done_callback(self._ended_beside)
+
     def _count(self, key: int, by: int) -> None:
         self._counts[key] = self.count(key) + by
         if not self._counts[key]:
@@ -90,8 +103,15 @@ class InFlight:
             self._groups[group] = self._groups.get(group, 0) + by
 
     def _ended(self, key: int, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
         self._count(key, -1)
+        self._over(task)
+
+    def _ended_beside(self, task: asyncio.Task[None]) -> None:
+        self._beside.discard(task)
+        self._over(task)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             # The row keeps its lease and comes back when that ends.
             log.error("a task failed: %s", type(error).__name__, exc_info=error)

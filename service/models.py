@@ -178,6 +178,7 @@ class DueDelivery(Record, frozen=True, kw_only=True):
     lease: int
     lease_ends: float  # on the monotonic clock
     attempts: int  # made before this one
+    endpoint_version: int | None = None  # where the claim has read it
     callback_url: bytes | None = None  # sealed, endpoint 0 only
     callback_secret: bytes | None = None
     job_id: str | None = None

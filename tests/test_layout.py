@@ -44,6 +44,7 @@ LAYERS: list[set[str]] = [
         "credentials",
         "endpoints",
         "lanes",
+        "recording",
         "conversation",
     },
     {"calling", "gates", "callback_keys", "account_facts"},

@@ -174,8 +174,11 @@ class Given(Record, frozen=True, kw_only=True):
 given_of = msgspec.json.Decoder(Given).decode
 
 
-def due_delivery(row: Sequence[Any], lease: int, ends: float, nonce: int) -> DueDelivery:
-    """A claimed delivery from the columns that both dialects select; the lease ends on the monotonic clock."""
+def due_delivery(row: Sequence[Any], lease: int, ends: float, nonce: int, version: int | None = None) -> DueDelivery:
+    """A claimed delivery from the columns that both dialects select; the lease ends on the monotonic clock.
+
+    `version` is its endpoint's, where the claim has read it.
+    """
     num, tenant, event, event_at, kind, body, endpoint, lane, attempts, job, detail = row
     given = given_of(detail) if detail is not None else Given()
     return DueDelivery(
@@ -185,6 +188,7 @@ def due_delivery(row: Sequence[Any], lease: int, ends: float, nonce: int) -> Due
         event_type=kind,
         body=body,
         endpoint=endpoint,
+        endpoint_version=version,
         lane=lane,
         lease=lease,
         lease_ends=ends,

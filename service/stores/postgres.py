@@ -22,7 +22,7 @@ from service.stores.postgres_deliveries import DeliveryVerbs
 from service.stores.postgres_money import MoneyVerbs, follow
 from service.stores.postgres_nodes import NodeVerbs
 from service.stores.postgres_partitions import DAY_MS, Partitions
-from service.stores.postgres_pool import Again, Pool
+from service.stores.postgres_pool import CLOCK, Again, Pool, writing
 from service.stores.postgres_retention import RetentionVerbs
 from service.stores.postgres_rows import CANCELED, HELD, PENDING, insert, update
 from service.stores.postgres_schema import migrate
@@ -62,6 +62,7 @@ CREDENTIALS = (
     " j.credential > c.credential ORDER BY j.credential, j.due_at LIMIT 1) n)"
     " SELECT credential FROM c WHERE due_at <= $2"
 )
+ANY_DUE = CREDENTIALS.replace("<= $2", f"<= COALESCE($2::bigint, ({CLOCK})) LIMIT 1")
 CLAIM = (
     "SELECT num FROM jobs WHERE work = $1 AND credential = $2 AND due_at <= $3 AND due_at IS NOT NULL ORDER BY due_at"
     " LIMIT $4 FOR UPDATE SKIP LOCKED"
@@ -104,6 +105,7 @@ class PostgresStore(DeliveryVerbs, MoneyVerbs, NodeVerbs, RetentionVerbs, Storag
             self._fresh(list(created.fresh))
         return made
 
+    @writing
     async def _create_jobs(self, items: list[NewJob]) -> list[Created]:
         known, earlier = await self._known(items), {}
         budgets = await self._budgets({item.job.tenant for item in items})
@@ -183,6 +185,7 @@ class PostgresStore(DeliveryVerbs, MoneyVerbs, NodeVerbs, RetentionVerbs, Storag
             self._fresh(list(result.fresh))
         return applied
 
+    @writing
     async def _apply(self, arrivals: list[Arrival]) -> list[Applied]:
         planner = Planner(await self._load(arrivals), self._plan, self.now())
         applied = [planner.arrive(index, arrival) for index, arrival in enumerate(arrivals)]
@@ -253,6 +256,8 @@ class PostgresStore(DeliveryVerbs, MoneyVerbs, NodeVerbs, RetentionVerbs, Storag
     # -- claims
 
     async def claim_jobs(self, work: Work, *, room: Room, lease_ms: int, limit: int) -> list[tuple[Job, bytes | None]]:
+        if not await self.rows(ANY_DUE, work, self._pool.given_time()):  # most scans: one statement, no transaction
+            return []
         claimed = list((await self._pool.commit(self._claim_jobs, [(work, room, lease_ms, limit)]))[0])
         self._hold("jobs", ((job.num, job.lease) for job, _ in claimed), self.now() + lease_ms)
         return claimed

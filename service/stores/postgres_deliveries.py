@@ -1,6 +1,9 @@
 """PostgreSQL's verbs for deliveries: claims, attempts, sending again."""
 
-from collections.abc import Sequence
+import collections
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
 
 import msgspec
 
@@ -11,44 +14,52 @@ from service.stores import Room
 from service.stores.plain import DELIVERY_NUMBER
 from service.stores.planning import Loaded, Planner, due_delivery
 from service.stores.postgres_endpoints import EndpointVerbs
+from service.stores.postgres_pool import writing
 from service.stores.postgres_rows import CANCELED, ERASED, FAILED, HELD, LEAST_LANE, PENDING, insert, update
 
 HOUR_MS = 3_600_000
 RECOVER_SPACING_MS = 5
 LANES_PER_CLAIM = 4_096  # looked at: one claim's cost is bounded, the next goes on where it stopped
-LANES_AT_ONCE = 256
+LANES_AT_FIRST = 64  # most claims find all they want in the first page
 TEST_TYPE = "endpoint.test"  # goes to the one endpoint that it was made for, and to no other later
 # One probe of the index per lane, however many rows wait in each.
 LANES = (
     "WITH RECURSIVE l (lane, due_at) AS ((SELECT lane, due_at FROM deliveries WHERE due_at IS NOT NULL AND lane > $1"
     " ORDER BY lane, due_at LIMIT 1) UNION ALL SELECT n.lane, n.due_at FROM l CROSS JOIN LATERAL"
     " (SELECT x.lane, x.due_at FROM deliveries x WHERE x.due_at IS NOT NULL AND x.lane > l.lane"
-    " ORDER BY x.lane, x.due_at LIMIT 1) n) SELECT lane, due_at FROM l LIMIT $2"
+    " ORDER BY x.lane, x.due_at LIMIT 1) n) SELECT q.lane, q.due_at, p.status, p.deleted, p.version"
+    " FROM (SELECT lane, due_at FROM l LIMIT $2) q LEFT JOIN endpoints p ON p.num = q.lane ORDER BY q.lane"
 )
-LEAST = "SELECT lane, due_at FROM deliveries WHERE due_at IS NOT NULL AND lane = $1 ORDER BY due_at LIMIT 1"
+# What is updated and joined hangs on an array, whose length no plan takes for a part of the table.
 CLAIM = (
-    "SELECT x.num, w.lane FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY w (lane, most, place)"
+    "WITH c AS MATERIALIZED (SELECT x.num FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY w (lane, most, place)"  # noqa: S608 - fixed text, here and below
     " CROSS JOIN LATERAL (SELECT num FROM deliveries WHERE lane = w.lane AND due_at <= $3 AND due_at IS NOT NULL"
-    " ORDER BY due_at LIMIT w.most FOR UPDATE SKIP LOCKED) x LIMIT $4"
-)
-LEASE = "UPDATE deliveries SET lease = $1, due_at = $2 WHERE num = ANY($3::bigint[])"
-DUE_DELIVERIES = (
-    "SELECT x.num, x.tenant, x.event, e.created_at, e.type,"  # noqa: S608 - fixed text, here and below
-    f" COALESCE(b.body, convert_to('{ERASED}', 'UTF8')), x.endpoint, x.lane, x.attempts - x.spent, j.id, d.detail"
-    " FROM unnest($1::bigint[]) WITH ORDINALITY w (num, place) JOIN deliveries x ON x.num = w.num"
-    " JOIN events e ON e.num = x.event LEFT JOIN event_bodies b ON b.event = e.num AND b.created_at = e.created_at"
-    " LEFT JOIN jobs j ON j.num = e.job LEFT JOIN job_details d ON d.job = e.job ORDER BY w.place"
+    " ORDER BY due_at LIMIT w.most FOR UPDATE SKIP LOCKED) x LIMIT $4), u AS (UPDATE deliveries SET lease = $5,"
+    " due_at = $6 WHERE num = ANY(ARRAY(SELECT num FROM c)) RETURNING num, tenant, event, endpoint, lane,"
+    " attempts - spent AS made) SELECT u.num, u.tenant, u.event, e.created_at, e.type,"
+    f" COALESCE(b.body, convert_to('{ERASED}', 'UTF8')), u.endpoint, u.lane, u.made, j.id, d.detail"
+    " FROM u JOIN events e ON e.num = u.event"
+    " LEFT JOIN event_bodies b ON b.event = e.num AND b.created_at = e.created_at"
+    " LEFT JOIN jobs j ON j.num = e.job LEFT JOIN job_details d ON d.job = e.job"
 )
 CLOSE = (
     "UPDATE deliveries SET status = $1, due_at = NULL, lease = NULL, finished_at = $2 WHERE num IN"
     " (SELECT num FROM deliveries WHERE lane = $3 AND due_at <= $4 AND due_at IS NOT NULL ORDER BY due_at LIMIT 1000"
     " FOR UPDATE SKIP LOCKED)"
 )
-INSERT_ATTEMPT = insert("attempts", "delivery number at duration_ms status_code error response")
+# Only the holder of a lease writes, once; locked in the order of the numbers. The first two arrays are sorted.
 RECORD = (
-    "UPDATE deliveries x SET status = v.status, due_at = v.due_at, lease = NULL, attempts = x.attempts + v.counted,"
-    " finished_at = v.finished_at FROM unnest($1::smallint[], $2::bigint[], $3::int[], $4::bigint[], $5::bigint[])"
-    " v (status, due_at, counted, finished_at, num) WHERE x.num = v.num"
+    "WITH v AS MATERIALIZED (SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::smallint[], $4::bigint[], $5::int[],"
+    " $6::bigint[], $7::bigint[], $8::bigint[], $9::int[], $10::text[], $11::bytea[]) v (num, lease, status, due_at,"
+    " counted, finished_at, at, duration_ms, status_code, error, response)),"
+    " l AS MATERIALIZED (SELECT num FROM deliveries WHERE num = ANY($1::bigint[]) ORDER BY num FOR UPDATE),"
+    " x AS (UPDATE deliveries x SET status = v.status, due_at = v.due_at, lease = NULL,"
+    " attempts = x.attempts + v.counted, finished_at = v.finished_at FROM v"
+    " WHERE x.num = v.num AND x.lease = v.lease AND x.num = ANY(ARRAY(SELECT num FROM l))"
+    " RETURNING x.num, x.tenant, x.endpoint, x.attempts),"
+    " a AS (INSERT INTO attempts (delivery, number, at, duration_ms, status_code, error, response)"
+    " SELECT x.num, x.attempts, v.at, v.duration_ms, v.status_code, v.error, v.response FROM x JOIN v ON v.num = x.num"
+    " WHERE v.counted = 1) SELECT num, tenant, endpoint FROM x"
 )
 # Back to pending, with its schedule from the start; one that is being sent right now is left alone.
 RESEND = (
@@ -94,44 +105,64 @@ class DeliveryVerbs(EndpointVerbs):
 
     async def _claim_due(self, room: Room, lease_ms: int, limit: int) -> list[DueDelivery]:
         """First the lanes with due work and room, in turn, then their rows: none starves behind another's."""
-        now, ends = self.now(), self._pool.monotonic() + lease_ms / 1000
-        taken: list[int] = []
-        lanes, self._last_lane = await self._due_lanes(now)
-        for start in range(0, len(lanes), LANES_AT_ONCE):
-            rooms = [(lane, room(lane)) for lane in lanes[start : start + LANES_AT_ONCE]]
-            part = await self._open_lanes([lane for lane in rooms if lane[1] > 0], now)
-            if part:
-                rows = await self._rows(CLAIM, *map(list, zip(*part, strict=True)), now, limit - len(taken))
-                taken += [row[0] for row in rows]
+        lease, ends = (new_token(), self.now() + lease_ms), self._pool.monotonic() + lease_ms / 1000
+        taken: list[DueDelivery] = []
+        async with aclosing(self._lane_pages()) as pages:
+            async for page in pages:
+                versions = {lane: version for lane, _, _, _, version in page}
+                rows = await self._claim_page(page, room, lease, limit - len(taken))
+                taken += [due_delivery(row, lease[0], ends, self.nonce, versions[row[7]]) for row in rows]
                 if len(taken) >= limit:
-                    self._last_lane = rows[-1][1]
                     break
-        if not taken:
+        return taken
+
+    async def _lane_pages(self) -> AsyncGenerator[list[Any], None]:
+        """Lanes, each once, beginning behind the one that was looked at last; those that wait for later among them."""
+        start = after = self._last_lane
+        left, most, wrapped = LANES_PER_CLAIM, LANES_AT_FIRST, start == LEAST_LANE
+        while left > 0:
+            found = await self._rows(LANES, after, min(most, left))
+            page = [row for row in found if row[0] <= start] if wrapped and start > LEAST_LANE else found
+            ended = len(page) < min(most, left)
+            if page:
+                self._last_lane = after = page[-1][0]
+                yield page
+            if ended and wrapped:
+                return
+            left, most = left - len(page), most * 4
+            if ended:
+                wrapped, after = True, LEAST_LANE
+
+    async def _claim_page(self, page: list[Any], room: Room, lease: tuple[int, int], limit: int) -> list[Any]:
+        """Rows of these lanes: each lane's share at first; what then is left goes to those that have more."""
+        now = self.now()
+        due = {lane: (status, deleted) for lane, due_at, status, deleted, _ in page if due_at <= now}
+        ready = await self._open_lanes([(lane, most) for lane in due if (most := room(lane)) > 0], due)
+        if not ready:
             return []
-        token = new_token()
-        await self._run(LEASE, token, now + lease_ms, taken)
-        return [due_delivery(row, token, ends, self.nonce) for row in await self._rows(DUE_DELIVERIES, taken)]
+        share = max(1, limit // len(ready))
+        rows = await self._take([(lane, min(most, share)) for lane, most in ready], lease, limit)
+        if len(rows) >= limit:
+            self._last_lane = rows[-1][7]
+            return rows
+        taken = collections.Counter(row[7] for row in rows)
+        more = [(lane, most - share) for lane, most in ready if most > share == taken[lane]]
+        return rows + (await self._take(more, lease, limit - len(rows)) if more else [])
 
-    async def _due_lanes(self, now: int) -> tuple[list[int], int]:
-        """Lanes with due work, each once, beginning behind the one that was looked at last; and the last looked at."""
-        start = self._last_lane
-        rows = await self._rows(LANES, start, LANES_PER_CLAIM)
-        if len(rows) < LANES_PER_CLAIM and start > LEAST_LANE:
-            rest = await self._rows(LANES, LEAST_LANE, LANES_PER_CLAIM - len(rows))
-            rows += [row for row in rest if row[0] <= start]
-        return [lane for lane, due_at in rows if due_at <= now], rows[-1][0] if rows else start
+    async def _take(self, lanes: list[tuple[int, int]], lease: tuple[int, int], limit: int) -> list[Any]:
+        """Lease at most so many rows of each lane, in the order of the lanes, together at most `limit`."""
+        rows = await self._rows(CLAIM, *map(list, zip(*lanes, strict=True)), self.now(), limit, *lease)
+        place = {lane: n for n, (lane, _) in enumerate(lanes)}
+        return sorted(rows, key=lambda row: place[row[7]])
 
-    async def _open_lanes(self, lanes: list[tuple[int, int]], now: int) -> list[tuple[int, int]]:
+    async def _open_lanes(
+        self, lanes: list[tuple[int, int]], states: dict[int, tuple[str | None, int | None]]
+    ) -> list[tuple[int, int]]:
         """Without those whose endpoint takes nothing now: what is due of them is held or canceled."""
-        endpoints = [lane for lane, _ in lanes if lane > 0]
-        if not endpoints:
-            return lanes
-        sql = "SELECT num, status, deleted FROM endpoints WHERE num = ANY($1::bigint[])"
-        states = {num: (status, deleted) for num, status, deleted in await self._rows(sql, endpoints)}
-        closed = {num for num in endpoints if states.get(num) != (EndpointStatus.ACTIVE, 0)}
+        closed = {lane for lane, _ in lanes if lane > 0 and states[lane] != (EndpointStatus.ACTIVE, 0)}
         for lane in sorted(closed):
-            status = HELD if lane in states and not states[lane][1] else CANCELED
-            await self._run(CLOSE, status, now if status == CANCELED else None, lane, now)
+            status = HELD if states[lane][1] == 0 else CANCELED
+            await self._run(CLOSE, status, self.now() if status == CANCELED else None, lane, self.now())
         return [(lane, most) for lane, most in lanes if lane not in closed]
 
     # -- attempts
@@ -142,24 +173,21 @@ class DeliveryVerbs(EndpointVerbs):
             self._leases["deliveries"].pop(result.delivery, None)
         return self._fresh([delivery for fresh in recorded for delivery in fresh])
 
+    @writing
     async def _record_attempts(self, results: list[AttemptResult]) -> list[list[DueDelivery]]:
         """Only the holder of a delivery's lease can write to it, once: what a stalled sender brings late is dropped."""
-        sql = "SELECT num, lease, attempts, tenant, endpoint FROM deliveries WHERE num = ANY($1::bigint[])"
-        rows = await self._rows(sql + " ORDER BY num FOR UPDATE", [result.delivery for result in results])
-        held = {row[0]: row for row in rows}
-        valid: dict[int, tuple[int, AttemptResult]] = {}
+        first: dict[int, tuple[int, AttemptResult]] = {}
         for index, result in enumerate(results):
-            if result.delivery in held and held[result.delivery][1] == result.lease:
-                valid.setdefault(result.delivery, (index, result))
-        attempts = [
-            (num, held[num][2] + 1, r.at, r.duration_ms, r.status_code, r.error, r.response)
-            for num, (_, r) in valid.items()
-            if r.counts
+            first.setdefault(result.delivery, (index, result))
+        await self._partitions.ensure("attempts", (r.at for _, r in first.values() if r.counts))
+        values = [(num, r.lease, *_recorded(r), *_tried(r)) for num, (_, r) in sorted(first.items())]
+        rows = await self._rows(RECORD, *map(list, zip(*values, strict=True)))
+        said = [
+            (index, r, tenant, endpoint)
+            for num, tenant, endpoint in sorted(rows)
+            for index, r in (first[num],)
+            if r.announce or r.disable
         ]
-        await self._partitions.ensure("attempts", (row[2] for row in attempts))
-        await self._many(INSERT_ATTEMPT, attempts)
-        await self._many(RECORD, [(*_recorded(result), num) for num, (_, result) in valid.items()])
-        said = [(index, r, held[num][3], held[num][4]) for num, (index, r) in valid.items() if r.announce or r.disable]
         return await self._consequences(said, len(results))
 
     async def _consequences(
@@ -294,3 +322,7 @@ def _recorded(result: AttemptResult) -> tuple[int, int | None, int, int | None]:
     over = result.status not in (DeliveryStatus.PENDING, DeliveryStatus.HELD)
     finished = result.at + result.duration_ms if over else None
     return DELIVERY_NUMBER[result.status], result.due_at, int(result.counts), finished
+
+
+def _tried(result: AttemptResult) -> tuple[int, int, int | None, str | None, bytes]:
+    return result.at, result.duration_ms, result.status_code, result.error, result.response

@@ -26,6 +26,7 @@ from service.states import Record
 from service.stores.group_commit import GroupCommit, Outcome, Verb
 
 T = TypeVar("T")
+V = TypeVar("V", bound=Callable[..., Any])
 AsyncVerb = Callable[[list[Any]], Awaitable[list[Any]]]
 log = logging.getLogger("callsheet.stores")
 
@@ -36,6 +37,8 @@ SETTLE_S = 15.0  # how long the outcome of a lost COMMIT is asked for; then the 
 NEWS_EVERY_S = 0.05
 CHANNEL = "callsheet"
 CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+MARK = "INSERT INTO commits (token, at) VALUES ($1, {}) RETURNING {}pg_current_xact_id()::text::bigint"
+BEGIN = MARK.format(f"COALESCE($2::bigint, ({CLOCK}))", "at, ")
 LOST = (
     OSError,
     asyncpg.InterfaceError,
@@ -53,6 +56,12 @@ RERUN = (
     asyncpg.LockNotAvailableError,
     asyncpg.CheckViolationError,  # no partition for the row: another node dropped it, or has yet to make it
 )
+
+
+def writing(verb: V) -> V:
+    """Mark a verb that always writes: its transaction asks for the time and leaves its token in one statement."""
+    verb.writes = True  # type: ignore[attr-defined]
+    return verb
 
 
 class Again(Exception):
@@ -140,6 +149,10 @@ class Pool:
         """This node's monotonic clock just before the transaction asked for the time: no lease seems longer here."""
         return self._at[1] if self._inside and self.asks_time else self._clock.monotonic()
 
+    def given_time(self) -> int | None:
+        """For statements that ask for the time themselves: None, or the given clock's."""
+        return None if self.asks_time else self._clock.now()
+
     async def _read_clock(self, db: Any) -> tuple[int, float]:
         before = self._clock.monotonic()
         return (await db.fetch(CLOCK))[0][0] if self.asks_time else self._clock.now(), before
@@ -204,8 +217,7 @@ class Pool:
     async def _mark(self) -> None:
         self._marked = True
         self.statements += 1
-        sql = "INSERT INTO commits (token, at) VALUES ($1, $2) RETURNING pg_current_xact_id()::text::bigint"
-        self._base = await self._writer.fetchval(sql, self._token, self.now())
+        self._base = await self._writer.fetchval(MARK.format("$2", ""), self._token, self.now())
 
     # -- committing
 
@@ -215,7 +227,8 @@ class Pool:
 
     async def _commit_calls(self, calls: list[tuple[Verb, Sequence[Any]]]) -> list[Outcome]:
         try:
-            return await self.durable(partial(_run_grouped, calls))
+            writes = any(getattr(verb, "writes", False) for verb, _ in calls)
+            return await self.durable(partial(_run_grouped, calls), writes=writes)
         except StoreUnavailable as error:
             return [error] * len(calls)
         except Exception as error:
@@ -234,12 +247,15 @@ class Pool:
                 failure = failure or error
         return failure or results
 
-    async def durable(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Run the work in a transaction, as often as it takes until it is known to be kept, once."""
+    async def durable(self, work: Callable[[], Awaitable[T]], *, writes: bool = False) -> T:
+        """Run the work in a transaction, as often as it takes until it is known to be kept, once.
+
+        `writes`: it always writes.
+        """
         with translated():
             for run in range(1, RUNS + 1):
                 try:
-                    return await self._transaction(work)
+                    return await self._transaction(work, writes)
                 except _Committing as lost:
                     if await self._was_kept():
                         return lost.result  # type: ignore[no-any-return]
@@ -252,13 +268,13 @@ class Pool:
                         raise
         raise StoreUnavailable("the database was lost again and again")
 
-    async def _transaction(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def _transaction(self, work: Callable[[], Awaitable[T]], writes: bool) -> T:
         self._token, self._marked, self._base, self.news = new_token(), False, None, False
         try:
             if self._writer is None:
                 self._writer = await self._pool.acquire(timeout=CONNECT_S)
             await self._writer.execute("BEGIN")
-            self._at, self._inside = await self._read_clock(self._writer), True
+            self._at, self._inside = await self._begin(writes), True
             self.statements += 3
             result = await work()
         except BaseException as error:
@@ -270,6 +286,16 @@ class Pool:
         await self._finish(result)
         self._tell()
         return result
+
+    async def _begin(self, writes: bool) -> tuple[int, float]:
+        """What time it is; one that writes leaves its token in the same statement."""
+        if not writes:
+            return await self._read_clock(self._writer)
+        before, given = self._clock.monotonic(), self.given_time()
+        self._marked = True
+        row = await self._writer.fetchrow(BEGIN, self._token, given)
+        self._base = row[1]
+        return row[0], before
 
     async def _finish(self, result: Any) -> None:
         try:

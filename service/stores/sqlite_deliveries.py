@@ -1,6 +1,7 @@
 """SQLite's verbs for events, deliveries, attempts and the endpoints that they go to."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import msgspec
 
@@ -15,6 +16,7 @@ from service.stores.sqlite_rows import CANCELED, FAILED, HELD, LEAST_LANE, PENDI
 HOUR_MS = 3_600_000
 RECOVER_SPACING_MS = 5
 LANES_PER_CLAIM = 4_096  # looked at: one claim's cost is bounded, the next goes on where it stopped
+LANES_AT_ONCE = 64  # share what one claim may take
 TEST_TYPE = "endpoint.test"  # goes to the one endpoint that it was made for, and to no other later
 DUE_DELIVERIES = (
     "SELECT x.num, x.tenant, x.event, e.created_at, e.type, e.body, x.endpoint, x.lane, x.attempts - x.spent, j.id,"
@@ -48,19 +50,33 @@ class DeliveryVerbs(SqliteRows):
         """First the lanes with due work and room, in turn, then their rows: none starves behind another's."""
         now, ends = self.now(), self._clock.monotonic() + lease_ms / 1000
         taken: list[int] = []
-        for lane in self._due_lanes(now):
-            most = min(room(lane), limit - len(taken))
-            if most > 0 and self._open_lane(lane, now):
-                sql = "SELECT num FROM deliveries WHERE lane = ? AND due_at <= ? ORDER BY due_at LIMIT ?"
-                taken += [row[0] for row in self._execute(sql, (lane, now, most))]
-            if len(taken) >= limit:
-                break
+        lanes = self._due_lanes(now)
+        while len(taken) < limit and (page := list(islice(lanes, LANES_AT_ONCE))):
+            taken += self._claim_page(page, room, now, limit - len(taken))
         if not taken:
             return []
         token = new_token()
         leases = [(token, now + lease_ms, num) for num in taken]
         self._many("UPDATE deliveries SET lease = ?, due_at = ? WHERE num = ?", leases)
         return [due_delivery(row, token, ends, self.nonce) for row in self._in(DUE_DELIVERIES, taken)]
+
+    def _claim_page(self, lanes: list[int], room: Room, now: int, limit: int) -> list[int]:
+        """Rows of these lanes: each lane's share at first; what then is left goes to those that have more."""
+        ready = [(lane, most) for lane in lanes if (most := room(lane)) > 0 and self._open_lane(lane, now)]
+        share, taken, more = max(1, limit // max(1, len(ready))), list[int](), []
+        sql = "SELECT num FROM deliveries WHERE lane = ? AND due_at <= ? ORDER BY due_at LIMIT ? OFFSET ?"
+        for lane, most in ready:
+            rows = self._execute(sql, (lane, now, min(most, share, limit - len(taken)), 0)).fetchall()
+            taken += [row[0] for row in rows]
+            if len(taken) == limit:
+                self._last_lane = lane
+                return taken
+            if most > share == len(rows):
+                more.append((lane, most - share))
+        for lane, most in more:
+            rows = self._execute(sql, (lane, now, min(most, limit - len(taken)), share)).fetchall()
+            taken += [row[0] for row in rows]
+        return taken
 
     def _due_lanes(self, now: int) -> Iterator[int]:
         """Lanes with due work, each once, beginning behind the one that was looked at last."""

@@ -72,10 +72,10 @@ async def prepare(settings: dict[str, str], count: int) -> None:
     await service.close()
 
 
-def requests(port: int, count: int) -> bytes:
+def requests(port: int, count: int, start: int = 0) -> bytes:
     """The callbacks as PixVerse would send them, each with the length before it."""
     made, now = bytearray(), str(int(time.time()))
-    for n in range(count):
+    for n in range(start, start + count):
         fields = {"id": str(FIRST_ID + n), "status": 1, "url": f"https://media.example.com/{n}.mp4", "credits": 45}
         text = "&".join(f"{name}={quote_plus(str(value))}" for name, value in sorted(fields.items()))
         nonce = f"{n:032d}"

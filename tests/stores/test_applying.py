@@ -422,7 +422,8 @@ async def test_a_fresh_delivery_is_what_a_claim_would_have_given(world: World) -
     for d in fresh:
         again = claimed[d.num]
         assert again.lease != d.lease
-        assert again == replace(d, lease=again.lease, lease_ends=again.lease_ends)
+        read = replace(d, endpoint_version=again.endpoint_version)  # only where it is written by the claim itself
+        assert again == replace(read, lease=again.lease, lease_ends=again.lease_ends)
         assert d.traceparent == "00-a-b-01" and d.job_id == job.id
         own = (b"\x00url", b"\xffsecret") if d.endpoint == 0 else (None, None)
         assert (d.callback_url, d.callback_secret) == own

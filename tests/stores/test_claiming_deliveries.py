@@ -94,6 +94,18 @@ async def test_a_lane_with_a_long_backlog_and_no_room_starves_no_other(store_nam
         assert Counter(d.lane for d in claimed) == {-9: 3, -11: 3}
 
 
+async def test_one_claim_is_shared_by_the_lanes_that_have_room(store_name: str, tmp_path: Path) -> None:
+    """A lane with a backlog and room for all of a claim leaves the others their share, and takes what they leave."""
+    plan = lanes(-10)
+    async with opened(store_name, tmp_path, plan) as world:
+        await tell(world, 500)
+        plan._targets = lambda announcement: [Target(endpoint=n, lane=n) for n in (-9, -11, -12)]
+        await tell(world, 2)
+        assert Counter(d.lane for d in await world.claim(limit=4)) == {-9: 1, -10: 1, -11: 1, -12: 1}
+        assert Counter(d.lane for d in await world.claim(limit=40)) == {-9: 1, -10: 37, -11: 1, -12: 1}
+        assert Counter(d.lane for d in await world.claim(lambda lane: 5, limit=40)) == {-10: 5}
+
+
 @pytest.mark.parametrize("healthy", [-6_000, -2_500, -1], ids=["before", "among", "behind"])
 async def test_thousands_of_lanes_without_room_hide_none_that_has(
     store_name: str, tmp_path: Path, healthy: int
