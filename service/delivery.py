@@ -113,11 +113,12 @@ class Delivery:
     async def _claim(self, within: float) -> int:
         """One claim at a time: each counts on the room that the one before it has left."""
         async with self._claiming:
-            claimed = await self._store.claim_deliveries(
-                room=self.lanes.rooms(), lease_ms=self._lease_ms, limit=min(CLAIM, self.flying.free)
-            )
-            for delivery in claimed:
-                self.lanes.start(delivery.lane, self._deliver(delivery, within), promised=False)
+            with self.lanes.claiming() as room:
+                claimed = await self._store.claim_deliveries(
+                    room=room, lease_ms=self._lease_ms, limit=min(CLAIM, self.flying.free)
+                )
+                for delivery in claimed:
+                    self.lanes.start(delivery.lane, self._deliver(delivery, within), promised=False)
             return len(claimed)
 
     async def _claim_more(self) -> None:

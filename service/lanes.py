@@ -5,8 +5,10 @@ A lane earns its slots: it starts with one, a success doubles them, a refusal ha
 Lanes of one slot share half of the node, so that any number of dead endpoints leaves the other half to the rest.
 """
 
+import collections
+import contextlib
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from service.clock import Clock
@@ -45,6 +47,9 @@ class Lanes:
         self._lanes: dict[int, _Lane] = {}
         self._unproven = 0  # attempts under way on lanes of one slot
         self._promised: dict[int, tuple[float, int, bool]] = {}  # when, for which lane, whether it was of one slot
+        self._promises: collections.Counter[int] = collections.Counter()  # of each lane
+        self._promised_unproven = 0
+        self._asked: dict[int, int] = {}  # of each lane, by the claim under way
         self._count = 0
         self._promising = threading.Lock()
 
@@ -67,19 +72,28 @@ class Lanes:
             return int(self._clock.monotonic() >= known.rate_until)
         return 1 if known.bucket is None else int(known.bucket.level())
 
-    def rooms(self) -> Room:
-        """`room` for the lanes of one claim: what lanes of one slot share is counted down as it is given."""
+    @contextlib.contextmanager
+    def claiming(self) -> Iterator[Room]:
+        """`room` for the lanes of one claim, whose attempts are started inside.
+
+        What lanes of one slot share is counted down as it is given. No slot is given to the claim and promised as well.
+        """
         left = self.flying.total // 2 - self._unproven
 
         def room(lane: int) -> int:
             nonlocal left
-            free, known = self.room(lane), self._lanes.get(lane)
-            if known is None or known.slots == 1:
-                free = min(free, left)
-                left -= free
-            return max(0, free)
+            with self._promising:
+                free, known = self.room(lane) - self._promises[lane], self._lanes.get(lane)
+                if known is None or known.slots == 1:
+                    free = min(free, left)
+                    left -= free
+                self._asked[lane] = max(0, free)
+                return self._asked[lane]
 
-        return room
+        try:
+            yield room
+        finally:
+            self._asked = {}
 
     def offer(self) -> Offer:
         """For one transaction: promises free slots, which `start` redeems and `PROMISE_S` lets go."""
@@ -91,19 +105,27 @@ class Lanes:
         with self._promising:
             now = self._clock.monotonic()
             while self._promised and next(iter(self._promised.values()))[0] < now - PROMISE_S:
-                self._promised.pop(next(iter(self._promised)))  # its transaction was undone, or its caller is gone
+                self._let_go(next(iter(self._promised)))  # its transaction was undone, or its caller is gone
             known = self._lanes.get(lane)
             unproven = known is None or known.slots == 1
-            promised = list(self._promised.values())
-            if self.room(lane) <= sum(entry[1] == lane for entry in promised):
+            if self.room(lane) <= self._promises[lane] + self._asked.get(lane, 0):
                 return False
-            if unproven and self._unproven + sum(entry[2] for entry in promised) >= self.flying.total // 2:
+            if unproven and self._unproven + self._promised_unproven >= self.flying.total // 2:
                 return False
-            if self.flying.free <= len(promised):
+            if self.flying.free <= len(self._promised):
                 return False
             self._count += 1
             self._promised[self._count] = (now, lane, unproven)
+            self._promises[lane] += 1
+            self._promised_unproven += unproven
             return True
+
+    def _let_go(self, number: int) -> None:
+        _, lane, unproven = self._promised.pop(number)
+        self._promised_unproven -= unproven
+        self._promises[lane] -= 1
+        if not self._promises[lane]:
+            del self._promises[lane]
 
     def start(self, lane: int, work: Coroutine[Any, Any, None], *, promised: bool) -> None:
         """Run one attempt in this lane's slots."""
@@ -111,7 +133,7 @@ class Lanes:
             with self._promising:
                 mine = next((n for n, entry in self._promised.items() if entry[1] == lane), None)
                 if mine is not None:
-                    del self._promised[mine]
+                    self._let_go(mine)
         self._known(lane)
         self.flying.start(lane, self._counted(lane, work))
 

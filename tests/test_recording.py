@@ -51,6 +51,7 @@ async def standing(database: str, **more: str) -> AsyncIterator[Service]:
         **more,
     }
     service = await build(load(environment, known_providers=providers.names()), role="api")
+    await service.fleet.join(service.context.store)  # else other nodes' share is not known, and nothing is sent
     try:
         yield service
     finally:
@@ -73,7 +74,7 @@ def statements(service: Service) -> int:
 
 
 async def test_what_ended_together_is_written_together_and_one_step_goes_on_by_itself(tmp_path: Path) -> None:
-    gate, url = Gate(AT_A_TIME), await server.lent(tmp_path, "")
+    gate, url = Gate(AT_A_TIME), await server.database(tmp_path)
     async with receiving(gate) as (receiver, taker), standing(url) as service:
         await publish(service, taker, AT_A_TIME, 3)
         delivery = service.context.delivery

@@ -42,7 +42,7 @@ async def blocks(db: Any, endpoint: int) -> int:
 
 
 async def test_what_a_claim_reads_does_not_grow_with_the_backlog(tmp_path: Path) -> None:
-    url = await server.lent(tmp_path, "")
+    url = await server.database(tmp_path)
     async with standing(url) as service:
         tenant = (await service.context.accounts.tenant("default")).num
         dead = (await service.context.endpoints.create(tenant, {"url": "http://127.0.0.1:9/dead"}))[0]
@@ -59,7 +59,7 @@ async def test_what_a_claim_reads_does_not_grow_with_the_backlog(tmp_path: Path)
 
 
 async def test_another_tenants_deliveries_all_arrive_while_the_backlog_stands(tmp_path: Path) -> None:
-    url = await server.lent(tmp_path, "")
+    url = await server.database(tmp_path)
 
     async def answer(path: str) -> bytes:
         return status(200)
