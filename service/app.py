@@ -123,12 +123,13 @@ async def build(
         if own_loops and role != "api":  # an api node runs loops only while it is ticked
             store.own_loops(f"--role {role}")
             await store.recover_leases()
-            await fleet.join(store)
         accounts = Accounts(
             store=store, sealed=sealed, settings=settings, providers=known, clock=clock, sandboxed=sandboxed,
             token_of=vault.callback_token,
         )  # fmt: skip
         await accounts.start()
+        if own_loops and role != "api":
+            await fleet.join(store)  # last: a start that fails takes nothing from the others
     except BaseException:
         await store.close()
         raise

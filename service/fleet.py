@@ -5,62 +5,64 @@ the nodes that count; what cannot be divided, such as a rate, is one node's whol
 together, and no row is written by more than one of them.
 
 Nodes learn of a change one after another. Each says in its row by which view of the fleet it acts, and keeps to the
-least that the views leave it which it has seen since the last one that was common; a view is common once every row
-says it. So a node that is new begins with nothing, and what one gives up is given up before another takes it. What is
-under way at that moment is not called back.
+least that the views leave it which it has seen since the last one that was common; a view is common once the row of
+every node in it says so. So a node that is new begins with nothing, and what one gives up is given up before another
+takes it. What is under way at that moment is not called back.
+
+A node that is new counts for the others once it has been there for `PROVING_S`, so that one which dies at each start
+takes nothing from them. Where all are new, all count. Two groups that do not know of each other cannot come about: who
+acts has a row that everybody reads, and of two nodes that left each other out the older one was proven, or was there
+first, in the eyes of the younger.
 """
 
-import asyncio
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from service.clock import Clock
-from service.loops import InFlight
-from service.stores import Store
+from service.stores import Peer, Store
 
 TERM_S = 5.0  # how long a node counts for the others after it was heard of last
 OWN_TERM_S = 4.5  # and for itself: clocks are rounded, and do not run alike
+PROVING_S = 3.0
 BEAT_S = 1.0
 LOOK_S = 0.2  # between beats until a view is common
 
 
 class _View(NamedTuple):
-    """The nodes that count, in order; `place` is ours among them. `name` is what rows say."""
+    """The nodes that count, in order; `place` is ours, where we are among them. `name` is what rows say."""
 
     nodes: tuple[int, ...]
-    place: int
+    place: int | None
     name: int
 
     def share(self, limit: int, key: int) -> int:
+        if self.place is None:
+            return 0
         count = len(self.nodes)
-        return limit // count + ((self.place + key) % count < limit % count) if count else 0
+        return limit // count + ((self.place + key) % count < limit % count)
 
     def owns(self, key: int) -> bool:
-        return bool(self.nodes) and key % len(self.nodes) == self.place
+        return self.place is not None and key % len(self.nodes) == self.place
 
 
-NOBODY = _View((), 0, 0)
+NOBODY = _View((), None, 0)
 
 
 class Fleet:
-    """This node's standing. The loop renews it; `share` and `owns` answer from memory, on any thread."""
-
-    name = "fleet"
-    needs_s = 0.0
+    """This node's standing, renewed as long as anything is under way. `share` and `owns` answer from memory."""
 
     def __init__(self, *, clock: Clock, node: int):
         self._clock, self._node = clock, node
         self._store: Store | None = None
-        self.flying = InFlight(per_key=1, total=1)
-        self.wake = asyncio.Event()
         self._views = [NOBODY]  # the common one, and those seen since; the newest is the last
-        self._until = self._beat_at = float("-inf")  # of the monotonic clock
+        self._until = float("-inf")  # of the monotonic clock
         self.shared = False  # whether there was ever another node
 
     @property
     def settled(self) -> bool:
         """Whether this node acts by a view that is common."""
-        return len(self._views) == 1 and self._views[0] is not NOBODY and self._clock.monotonic() < self._until
+        return len(self._views) == 1 and self._views[0].place is not None and self._clock.monotonic() < self._until
 
     def share(self, limit: int, key: int) -> int:
         """How much of a limit may be used here. Those of one key add up to the limit; keys differ in whose is odd."""
@@ -72,13 +74,10 @@ class Fleet:
         """Whether what this key names is this node's alone."""
         return self._clock.monotonic() < self._until and all(view.owns(key) for view in self._views)
 
-    async def step(self, budget: float) -> bool:
-        """Renew the standing where it is time; True while it has yet to settle."""
-        if self._clock.monotonic() - self._beat_at >= (BEAT_S if self.settled else LOOK_S):
-            await self.beat()
-        if not self.settled:
-            await asyncio.sleep(min(LOOK_S, budget))
-        return not self.settled
+    async def renew(self) -> float:
+        """Beat; in how many seconds again. Raises `StoreUnavailable`."""
+        await self.beat()
+        return BEAT_S if self.settled else LOOK_S
 
     async def join(self, store: Store) -> None:
         """Begin to count among the nodes of this database. Raises `StoreUnavailable`."""
@@ -90,28 +89,30 @@ class Fleet:
         for store in (self._store, self._store):
             if store is None:
                 return
-            self._beat_at, said = self._clock.monotonic(), self._views[-1]
-            others = await store.beat(self._node, said.name, int(TERM_S * 1000))
+            asked, said = self._clock.monotonic(), self._views[-1]
+            roster = await store.beat(self._node, said.name, int(TERM_S * 1000), int(PROVING_S * 1000))
             lapsed = self._clock.monotonic() >= self._until  # the others may have stopped counting this node
-            self._until = self._beat_at + OWN_TERM_S
-            if others is None:
+            self._until = asked + OWN_TERM_S
+            if roster is None:
                 self._views, self._until = [_view((self._node,), self._node)], float("inf")
                 return
             if not lapsed:
-                self._see(said, others)
+                self._see(said, roster)
                 return
             self._views = [NOBODY]  # and look once more: who looks from now on sees this node
 
-    def _see(self, said: _View, others: dict[int, int]) -> None:
-        """`said` is what our row said when `others`, the rest of the rows, were read."""
-        self.shared = self.shared or bool(others)
-        nodes = tuple(sorted((self._node, *others)))
+    def _see(self, said: _View, roster: Sequence[Peer]) -> None:
+        """`said` is what our row said when the roster was read, ours among it."""
+        self.shared = self.shared or len(roster) > 1
         newest = self._views[-1]
+        proven = [peer.node for peer in roster if peer.proven or peer.node in newest.nodes]
+        nodes = tuple(sorted(proven or [peer.node for peer in roster]))
         if nodes != newest.nodes:
             newest = _view(nodes, self._node)
             self._views = [*self._views, newest]
-        # A row that says another view may just now be taken for our word on it.
-        if said.name in (newest.name, NOBODY.name) and all(name == newest.name for name in others.values()):
+        # A row of ours that says another view may just now be taken for our word on it.
+        agreed = all(peer.view == newest.name for peer in roster if peer.node in nodes and peer.node != self._node)
+        if agreed and said.name in (newest.name, NOBODY.name):
             self._views = [newest]
 
     async def leave(self) -> None:
@@ -124,4 +125,4 @@ class Fleet:
 
 def _view(nodes: tuple[int, ...], node: int) -> _View:
     digest = hashlib.blake2b(repr(nodes).encode(), digest_size=7).digest()
-    return _View(nodes, nodes.index(node), int.from_bytes(digest) + 1)
+    return _View(nodes, nodes.index(node) if node in nodes else None, int.from_bytes(digest) + 1)

@@ -47,6 +47,7 @@ class Gates:
         self._holds: dict[int, _Hold] = {}
         self._buckets: dict[int, TokenBucket] = {}
         self._running: dict[int, int] = {}  # at the provider or on the way, as the database last said
+        self._asked: set[int] = set()  # by the claims since then
         self._claims: collections.Counter[int] = collections.Counter()  # made here, ever
         self._counted: dict[int, int] = {}  # of those, the ones that were made when the database was asked
         self._uncounted = False
@@ -68,6 +69,9 @@ class Gates:
         return met
 
     async def _count_running(self) -> None:
+        """Those that have work: the others are counted when they do."""
+        asked, self._asked = self._asked, set()
+        self._running = {num: count for num, count in self._running.items() if num in asked}
         for num in [num for num in self._running if self._fleet.owns(num)]:
             made = self._claims[num]
             self._running[num], self._counted[num] = await self._store.running(num), made
@@ -88,7 +92,7 @@ class Gates:
     def _through(self, num: int) -> int:
         if num in self._paused:
             return 0
-        if not self._ours(num):
+        if not self.ours(num):
             self._buckets.pop(num, None)
             self._running.pop(num, None)
             return 0
@@ -97,6 +101,7 @@ class Gates:
             # One asks for all, until it is let in.
             most = 0 if self._clock.monotonic() < hold.until else 1 - self._leaving[num]
         if (limit := self._limit(num)) is not None:
+            self._asked.add(num)
             if num not in self._running:  # not counted yet: full until the next step
                 self._running[num], self._uncounted = limit, True
             most = min(most, limit - self._at_provider(num))
@@ -150,7 +155,7 @@ class Gates:
         bucket = self._bucket(num)
         return "rate" if bucket is not None and bucket.level() < 1 else None
 
-    def _ours(self, num: int) -> bool:
+    def ours(self, num: int) -> bool:
         """Whether this node may submit for it: any may where nothing has to be counted."""
         given = self._given(num)
         return given is None or (given.concurrency is None and given.rate is None) or self._fleet.owns(num)

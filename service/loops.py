@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -31,6 +31,15 @@ class Stage(Protocol):
 
     async def step(self, budget: float) -> bool:
         """Claim and start what is due and can end within `budget` seconds; True where there was anything."""
+
+
+class Standing(Protocol):
+    """What must go on for as long as anything is under way here."""
+
+    settled: bool  # whether the stages may take their work yet
+
+    async def renew(self) -> float:
+        """Do what is due; in how many seconds it is due again. Raises `StoreUnavailable`."""
 
 
 class InFlight:
@@ -165,8 +174,15 @@ class Loops:
     `owned` is what a tick runs inside where the process does not own the database's loops all the time.
     """
 
-    def __init__(self, stages: Sequence[Stage], clock: Clock, owned: Callable[[], AbstractAsyncContextManager[None]]):
-        self._stages, self._clock, self._owned = stages, clock, owned
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        clock: Clock,
+        owned: Callable[[], AbstractAsyncContextManager[None]],
+        standing: Standing,
+    ):
+        self._stages, self._clock, self._owned, self._standing = stages, clock, owned, standing
+        self._renewing: asyncio.Task[None] | None = None
         self._running: list[asyncio.Task[None]] = []
         self._ticking = asyncio.Lock()
         self._left_at: float | None = None  # when the stop began
@@ -177,6 +193,7 @@ class Loops:
 
     def start(self) -> None:
         """Run every stage until `stop`."""
+        self._renewing = asyncio.create_task(self._renew())
         self._running = [asyncio.create_task(self._forever(stage)) for stage in self._stages]
 
     def wake(self) -> None:
@@ -207,23 +224,26 @@ class Loops:
         self._running = []
         for stage in self._stages:
             await stage.flying.drain(max(0.0, ends - self._clock.monotonic()))
+        await self._renew_no_more()
 
     async def tick(self, budget: float) -> dict[str, Any]:
         """Step every stage until nothing is due or `budget` seconds are over; then wait for what is under way.
 
         Raises `LockHeld` where another process runs the loops of this database.
         """
-        async with self._ticking, self._owned():
+        async with self._ticking, self._owned(), self._renewed():
             ends, steps, idle = self._clock.monotonic() + budget, 0, False
             try:
                 while (left := ends - self._clock.monotonic()) > 0 and self._left_at is None:
                     busy = self._busy()  # what ends during the steps makes room that they have not seen
                     worked = [await stage.step(left) for stage in self._stages]
                     steps += sum(worked)
-                    if not any(worked) and not busy and not self._busy():
+                    if not self._standing.settled:
+                        await asyncio.sleep(min(left, IDLE_S))
+                    elif not any(worked) and not busy and not self._busy():
                         idle = left >= max(stage.needs_s for stage in self._stages)
                         break
-                    if not any(worked):
+                    elif not any(worked):
                         await self._any_ended(min(left, LOOK_AGAIN_S))
             finally:
                 for stage in self._stages:
@@ -239,6 +259,36 @@ class Loops:
             _, others = await asyncio.wait(busy, return_when=asyncio.FIRST_COMPLETED)
             for task in others:
                 task.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _renewed(self) -> AsyncIterator[None]:
+        """For a tick where `start` was not called."""
+        mine = self._renewing is None
+        if mine:
+            self._renewing = asyncio.create_task(self._renew())
+        try:
+            yield
+        finally:
+            if mine:
+                await self._renew_no_more()
+
+    async def _renew(self) -> None:
+        while True:
+            try:
+                pause = await self._standing.renew()
+            except StoreUnavailable as error:
+                log.warning("the fleet: %s", error)
+                pause = FAILED_S
+            except Exception:
+                log.exception("the fleet: a step failed")
+                pause = FAILED_S
+            await asyncio.sleep(pause)
+
+    async def _renew_no_more(self) -> None:
+        renewing, self._renewing = self._renewing, None
+        if renewing is not None:
+            renewing.cancel()
+            await asyncio.wait([renewing])
 
     async def _forever(self, stage: Stage) -> None:
         """One supervised loop: a step that fails is logged and tried again."""

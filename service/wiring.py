@@ -71,7 +71,7 @@ class Parts:
         self.submission = Submission(**self.looping, **self._sending(), lease_ms=self.lease_ms)
         self.polling = Polling(**self.looping, lease_ms=self.lease_ms)
         pruning = Pruning(store=self.store, settings=self.settings, clock=self.clock)
-        self.loops = Loops((self.fleet, self.submission, self.polling, self.delivery, pruning), self.clock, owned)
+        self.loops = Loops((self.submission, self.polling, self.delivery, pruning), self.clock, owned, self.fleet)
 
     def _sending(self) -> dict[str, Any]:
         """What submission uses beyond what polling does."""

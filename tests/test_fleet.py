@@ -14,10 +14,11 @@ import httpx2
 import pytest
 
 from service.app import Service
-from service.fleet import TERM_S, Fleet
+from service.fleet import PROVING_S, TERM_S, Fleet
 from service.gates import REREAD_S
 from service.loops import IDLE_S
 from service.models import Announcement
+from service.stores import Peer
 from service.views import event_body
 from tests.stores import server
 from tests.stores.world import World, opened
@@ -37,11 +38,11 @@ class Slow:
     def __init__(self, world: World):
         self._world, self.before, self.after = world, 0.0, 0.0
 
-    async def beat(self, node: int, view: int, term_ms: int) -> dict[int, int] | None:
+    async def beat(self, *given: int) -> list[Peer] | None:
         self._world.clock.forward(self.before)
-        others = await self._world.store.beat(node, view, term_ms)
+        roster = await self._world.store.beat(*given)
         self._world.clock.forward(self.after)
-        return others
+        return roster
 
     async def leave(self, node: int) -> None:
         await self._world.store.leave(node)
@@ -59,7 +60,7 @@ def check(nodes: Sequence[Fleet]) -> None:
 
 
 async def settle(world: World, nodes: Sequence[Fleet]) -> None:
-    for _ in range(4):
+    for _ in range(9):
         world.clock.forward(1.0)
         for one in nodes:
             await one.beat()
@@ -71,7 +72,7 @@ async def joined(world: World, number: int, store: Any = None) -> Fleet:
     return made
 
 
-@pytest.mark.parametrize("seed", [*range(8), 10, 49, 111])
+@pytest.mark.parametrize("seed", range(30))
 async def test_shares_never_add_up_to_more_than_the_limit_whatever_nodes_do(seed: int, tmp_path: Path) -> None:
     """Nodes come, fall silent, come back, leave, and their line is slow, in any order."""
     async with opened("postgres", tmp_path) as world:
@@ -114,21 +115,53 @@ async def test_on_sqlite_the_one_process_has_everything_for_good(tmp_path: Path)
         assert (one.share(16, 3), one.owns(3), one.settled) == (16, True, True)
 
 
-async def test_a_new_node_waits_until_the_others_have_seen_it(tmp_path: Path) -> None:
+async def test_a_new_node_waits_until_it_is_proven_and_the_others_have_said_so(tmp_path: Path) -> None:
     async with opened("postgres", tmp_path) as world:
         first = await joined(world, 1)
         world.clock.forward(0.5)
         second = await joined(world, 2)
-        assert (first.share(16, 0), second.share(16, 0)) == (16, 0)
-        world.clock.forward(0.5)
+        for _ in range(int(PROVING_S)):
+            assert (first.share(16, 0), second.share(16, 0)) == (16, 0)
+            for one in (first, second):
+                await one.beat()
+            world.clock.forward(1.0)
+        await second.beat()
         await first.beat()
-        assert (first.share(16, 0), second.share(16, 0)) == (8, 0)
+        assert (first.share(16, 0), second.share(16, 0)) == (8, 0), "what is given up is given up first"
         await second.beat()
         assert (first.share(16, 0), second.share(16, 0)) == (8, 0), "the first has yet to say that it knows"
         await first.beat()
         await second.beat()
         assert (first.share(16, 0), second.share(16, 0)) == (8, 8)
         assert first.owns(0) != second.owns(0)
+
+
+async def test_nodes_that_start_together_do_not_wait_to_be_proven(tmp_path: Path) -> None:
+    async with opened("postgres", tmp_path) as world:
+        line = Slow(world)
+        nodes = [Fleet(clock=world.clock, node=number) for number in (1, 2, 3)]
+        for one in nodes:  # each has said that it is there before any looks
+            await world.store.beat(one._node, 0, 5_000, 3_000)
+        for one in nodes:
+            await one.join(line)  # type: ignore[arg-type]
+        for _ in range(2):
+            for one in nodes:
+                await one.beat()
+        assert sorted(one.share(16, 0) for one in nodes) == [5, 5, 6]
+
+
+async def test_a_node_that_dies_at_each_start_takes_nothing_from_the_others(tmp_path: Path) -> None:
+    async with opened("postgres", tmp_path) as world:
+        nodes = [await joined(world, 1), await joined(world, 2)]
+        await settle(world, nodes)
+        for number in range(3, 40):
+            await joined(world, number)  # and is heard of no more
+            for _ in range(5):
+                world.clock.forward(0.5)
+                for one in nodes:
+                    await one.beat()
+                assert [most(nodes, limit, 0) for limit in LIMITS] == list(LIMITS)
+                assert sum(one.owns(5) for one in nodes) == 1
 
 
 async def test_a_node_that_fell_silent_stops_by_itself_before_the_others_take_its_share(tmp_path: Path) -> None:
@@ -278,3 +311,30 @@ async def test_a_credential_that_one_node_sees_refused_is_paused_for_all(tmp_pat
                 shown = (await nodes[2][1].get(f"/v1/jobs/{job['id']}")).json()
                 assert (shown["status"], shown["reason"]) == ("queued", "credential_paused: authentication")
                 assert await outcomes(nodes[0][1], job["id"]) == []
+
+
+async def test_the_limit_holds_while_a_node_that_stops_waits_for_its_attempts(tmp_path: Path) -> None:
+    """For longer than a node counts that is not heard of."""
+    flying, seen = 0, list[int]()
+
+    async def answer(path: str) -> bytes:
+        nonlocal flying
+        flying += 1
+        seen.append(flying)
+        await asyncio.sleep(TERM_S + 2)
+        flying -= 1
+        return status(200)
+
+    url, limit = await server.database(tmp_path), 4
+    more = {"CALLSHEET_ENDPOINT_CONCURRENCY": str(limit)}
+    async with receiving(answer) as (_, target), fleet(2, url, **more) as ((first, _), (second, _)):
+        await endpoint(first, f"{target}/in")
+        for service in (first, second):  # as after successes: each may use all of its share
+            for _ in range(3):
+                service.context.delivery.lanes.learned(1, well=True, answered=True)
+        await publish(first, 12)
+        await until(lambda: flying == limit)
+        ending = asyncio.create_task(first.context.loops.stop(15))
+        await until(lambda: len(seen) == limit + 2, 12)
+        await ending
+    assert max(seen) == limit, seen

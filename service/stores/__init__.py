@@ -79,6 +79,14 @@ class Booked(Record, frozen=True, kw_only=True):
     provider_job_ids: tuple[str, ...] = ()
 
 
+class Peer(Record, frozen=True, kw_only=True):
+    """A node in the roster: what it says, and whether it was still there long enough after it joined."""
+
+    node: int
+    view: int
+    proven: bool
+
+
 class Table(Record, frozen=True, kw_only=True):
     name: str
     rows: int  # exact on SQLite, an estimate where counting is dear
@@ -107,10 +115,10 @@ class Store(Protocol):
     def listen(self, wake: Callable[[], None]) -> None:
         """Call `wake` when another process may have made work that is due now: a hint, no promise."""
 
-    async def beat(self, node: int, view: int, term_ms: int) -> dict[int, int] | None:
-        """Keep that this node is there and what it says; the others that did within the term, and what they say.
+    async def beat(self, node: int, view: int, term_ms: int, proving_ms: int) -> list[Peer] | None:
+        """Keep that this node is there and what it says; all that did within the term, itself among them.
 
-        None: there can be no other.
+        It joins, and has yet to prove itself, as often as it says 0. None: there can be no other.
         """
 
     async def leave(self, node: int) -> None: ...
