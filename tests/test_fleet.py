@@ -72,7 +72,7 @@ async def joined(world: World, number: int, store: Any = None) -> Fleet:
     return made
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", [*range(30), 369])
 async def test_shares_never_add_up_to_more_than_the_limit_whatever_nodes_do(seed: int, tmp_path: Path) -> None:
     """Nodes come, fall silent, come back, leave, and their line is slow, in any order."""
     async with opened("postgres", tmp_path) as world:
