@@ -53,9 +53,17 @@ async def standing(database: str, **more: str) -> AsyncIterator[Service]:
     service = await build(load(environment, known_providers=providers.names()), role="api")
     await service.fleet.join(service.context.store)  # else other nodes' share is not known, and nothing is sent
     try:
+        await service.fleet.join(service.context.store)
         yield service
     finally:
         await service.close()
+
+
+async def step(service: Service) -> bool:
+    """One step of deliveries, by a node that counts among those of the database."""
+    while not service.fleet.settled:
+        await service.fleet.step(1)
+    return await service.context.delivery.step(60)
 
 
 async def publish(service: Service, url: str, endpoints: int, events: int) -> None:
@@ -79,7 +87,7 @@ async def test_what_ended_together_is_written_together_and_one_step_goes_on_by_i
         await publish(service, taker, AT_A_TIME, 3)
         delivery = service.context.delivery
         before = statements(service)
-        assert await delivery.step(60)
+        await step(service)
         async with asyncio.timeout(30):
             while gate.rounds < 3 or delivery.flying:
                 await delivery.flying.any_ended(1)
@@ -94,7 +102,7 @@ async def test_an_outcome_that_nothing_else_is_under_way_beside_waits_for_none(t
     gate = Gate(1)
     async with receiving(gate) as (receiver, taker), standing(f"sqlite:///{tmp_path}/x.db") as service:
         await publish(service, taker, 1, 1)
-        await service.context.delivery.step(60)
+        await step(service)
         await until(lambda: not len(service.context.delivery.flying))
         assert receiver.arrivals.total() == 1
         assert (await service.context.store.backlog())["deliveries"]["count"] == 0
@@ -106,8 +114,7 @@ async def test_a_node_that_stops_writes_what_ended_and_claims_no_more(tmp_path: 
     async with receiving(gate) as (receiver, taker), standing(f"sqlite:///{tmp_path}/x.db", **more) as service:
         await publish(service, taker, 8, 2)
         delivery = service.context.delivery
-        delivery.claim_no_more()
-        await delivery.step(60)
+        await step(service)
         delivery.claim_no_more()  # as a stop while the step's deliveries are under way
         await until(lambda: gate.rounds == 1 and not len(delivery.flying))
         assert receiver.arrivals.total() == 8

@@ -18,7 +18,7 @@ from service.views import event_body
 from tests.bench.nodes import fill
 from tests.stores import server
 from tests.test_pipeline import receiving, status
-from tests.test_recording import standing
+from tests.test_recording import standing, step
 
 pytestmark = pytest.mark.anyio
 
@@ -77,7 +77,7 @@ async def test_another_tenants_deliveries_all_arrive_while_the_backlog_stands(tm
                 await context.store.publish(tenants[1].num, said, None)
             async with asyncio.timeout(30):
                 while receiver.arrivals["/quiet"] < 50:
-                    await context.delivery.step(60)
+                    await step(service)
                     await context.delivery.flying.any_ended(0.2)
             assert await db.fetchval(WAITING, dead.num) == MANY
             tried = await db.fetchval("SELECT count(*) FROM attempts WHERE error = 'connect'")
