@@ -51,7 +51,6 @@ async def standing(database: str, **more: str) -> AsyncIterator[Service]:
         **more,
     }
     service = await build(load(environment, known_providers=providers.names()), role="api")
-    await service.fleet.join(service.context.store)  # else other nodes' share is not known, and nothing is sent
     try:
         await service.fleet.join(service.context.store)
         yield service
@@ -62,7 +61,7 @@ async def standing(database: str, **more: str) -> AsyncIterator[Service]:
 async def step(service: Service) -> bool:
     """One step of deliveries, by a node that counts among those of the database."""
     while not service.fleet.settled:
-        await service.fleet.step(1)
+        await service.fleet.beat()
     return await service.context.delivery.step(60)
 
 
