@@ -1,0 +1,125 @@
+"""PostgreSQL that goes wrong without a word: nodes stopped in a transaction, locks that stay, lines gone silent."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.clock import SystemClock
+from service.errors import StoreUnavailable
+from service.states import JobStatus
+from service.stores.postgres_pool import Pool, Times
+from tests.stores import server
+from tests.stores.test_postgres import aside, node
+from tests.stores.world import SUCCEEDED, World
+
+pytestmark = pytest.mark.anyio
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+@pytest.fixture
+async def url(tmp_path: Path) -> str:
+    return await server.database(tmp_path)
+
+
+@contextlib.asynccontextmanager
+async def pooled(url: str, **times: float) -> AsyncIterator[Pool]:
+    """The connections of a node that is not there, with other times."""
+    pool = Pool(url, clock=SystemClock(), times=Times(**times))
+    await pool.open()
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+async def until(url: str, sql: str, *values: Any) -> None:
+    """Return once the query, asked by somebody else, says yes."""
+    async with asyncio.timeout(20), aside(url) as db:
+        while not await db.fetchval(sql, *values):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.02)
+
+
+# -- locks
+
+
+@contextlib.asynccontextmanager
+async def locked(url: str, nums: list[int]) -> AsyncIterator[None]:
+    """Somebody holds these jobs' rows for as long as this lasts."""
+    async with aside(url) as db:
+        transaction = db.transaction()
+        await transaction.start()
+        await db.fetch("SELECT 1 FROM jobs WHERE num = ANY($1::bigint[]) FOR UPDATE", nums)
+        yield
+        await transaction.rollback()
+
+
+@pytest.mark.parametrize("held", [1, 20])
+async def test_rows_that_stay_locked_fail_alone_and_soon(url: str, held: int) -> None:
+    async with node(url) as world:
+        stuck = [await world.processing(f"stuck {n}") for n in range(held)]
+        free = [await world.processing(f"free {n}") for n in range(10)]
+        async with locked(url, [job.num for job in stuck]):
+            telling = [asyncio.create_task(world.tell(job, SUCCEEDED)) for job in (*stuck, *free)]
+            await until(url, WAITING)
+            async with asyncio.timeout(10):  # a lock that is waited for, and then a little for each
+                said = await asyncio.gather(*telling, return_exceptions=True)
+            assert [type(one) for one in said[:held]] == [StoreUnavailable] * held
+            assert {(await world.now(job)).status for job in free} == {JobStatus.SUCCEEDED}
+            await until(url, f"SELECT ({WAITING}) = 0")
+        assert {(await world.tell(job, SUCCEEDED)).verdict for job in stuck} == {"applied"}
+
+
+async def test_a_node_that_stops_in_a_transaction_holds_up_nobody_for_long(url: str) -> None:
+    """It is put out of it, and runs it again when it goes on."""
+    goes_on, runs = asyncio.Event(), 0
+    async with node(url) as stopped, node(url) as world:
+        job = await world.processing("A")
+
+        async def work() -> None:
+            nonlocal runs
+            runs += 1
+            await stopped.store._load_jobs([job.num])
+            await goes_on.wait()
+
+        stopping = asyncio.create_task(stopped.store._pool.durable(work))
+        await until(url, "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction' AND query ~ 'jobs'")
+        with pytest.raises(StoreUnavailable, match="lock timeout"):
+            await world.tell(job, SUCCEEDED)
+        async with asyncio.timeout(15):
+            assert (await kept(world, job)).verdict == "applied"
+        assert runs == 1 and not stopping.done()
+        goes_on.set()
+        await stopping
+        assert runs == 2
+
+
+async def kept(world: World, job: Any) -> Any:
+    while True:
+        with contextlib.suppress(StoreUnavailable):
+            return await world.tell(job, SUCCEEDED)
+
+
+async def test_nothing_of_a_transactions_limits_is_left_on_its_connection(url: str) -> None:
+    async def shown() -> list[str]:
+        names = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
+        return [(await pool.rows(f"SHOW {name}"))[0][0] for name in names]
+
+    async with pooled(url) as pool:
+        assert await pool.durable(shown) == ["2s", "25s", "10s"]
+        assert await shown() == ["0", "0", "0"]  # the writer's own connection, between transactions
+
+
+async def test_a_read_that_takes_too_long_is_canceled_at_the_server(url: str) -> None:
+    asleep = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
+    async with pooled(url, statement=0.5) as pool:
+        reading = asyncio.create_task(pool.fetch("SELECT pg_sleep(60)"))
+        await until(url, asleep)
+        with pytest.raises(StoreUnavailable):
+            await reading
+        async with asyncio.timeout(10):
+            await until(url, f"SELECT ({asleep}) = 0")
+        assert await pool.fetch("SELECT 1")
