@@ -13,8 +13,9 @@ LOST = (
     asyncpg.PostgresConnectionError,
     TimeoutError,
 )
-LOST_CODES = ("57P01", "57P02", "57P03", "25P03", "25P04", "57P05")  # the server is going down, or ended the session
-FULL_CODES = ("53", "25006", "58")  # out of disk, memory or connections; read-only; its own disk failed
+# The server is going down, or ended the session; or writes nothing any more: a primary that became a standby.
+LOST_CODES = ("57P01", "57P02", "57P03", "25P03", "25P04", "57P05", "25006")
+FULL_CODES = ("53", "58")  # out of disk, memory or connections; its own disk failed
 RERUN = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,

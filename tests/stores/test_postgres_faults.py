@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -123,3 +124,36 @@ async def test_a_read_that_takes_too_long_is_canceled_at_the_server(url: str) ->
         async with asyncio.timeout(10):
             await until(url, f"SELECT ({asleep}) = 0")
         assert await pool.fetch("SELECT 1")
+
+
+# -- servers that refuse for a while
+
+
+async def alter(url: str, what: str) -> None:
+    """Change the test's database, from another one, and end its sessions."""
+    name = urlsplit(url).path[1:]
+    async with aside(server.brought.url) as db:
+        await db.execute(what.format(name))
+        await db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+
+
+@contextlib.asynccontextmanager
+async def altered(url: str, what: str, back: str) -> AsyncIterator[None]:
+    await alter(url, what)
+    try:
+        yield
+    finally:
+        await alter(url, back)
+
+
+async def test_a_server_that_writes_nothing_any_more_is_left_for_one_that_does(url: str) -> None:
+    """As a primary that became a standby: a new connection may be the new primary's, the old one never is."""
+    read_only = "ALTER DATABASE {} SET default_transaction_read_only = "
+    async with node(url) as world:
+        job = await world.processing("A")
+        await alter(url, read_only + "on")
+        with pytest.raises(StoreUnavailable, match="read-only"):
+            await world.tell(job, SUCCEEDED)
+        async with aside(server.brought.url) as db:  # who is connected stays so, and reads only
+            await db.execute((read_only + "off").format(urlsplit(url).path[1:]))
+        assert (await world.tell(job, SUCCEEDED)).verdict == "applied"
