@@ -16,6 +16,8 @@ LOST = (
 # The server is going down, or ended the session; or writes nothing any more: a primary that became a standby.
 LOST_CODES = ("57P01", "57P02", "57P03", "25P03", "25P04", "57P05", "25006")
 FULL_CODES = ("53", "58")  # out of disk, memory or connections; its own disk failed
+# Or for a while, by who looks after it: the role or the database takes no logins, or is away; a statement is canceled.
+CLOSED_CODES = ("28000", "28P01", "3D000", "55000", "57014")
 RERUN = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
@@ -38,7 +40,7 @@ class translated:
 
 def unavailable(error: BaseException) -> bool:
     code = getattr(error, "sqlstate", None) or ""
-    return lost(error) or code.startswith(FULL_CODES) or code in ("40P01", "40001", "55P03")
+    return lost(error) or code.startswith(FULL_CODES) or code in ("40P01", "40001", "55P03", *CLOSED_CODES)
 
 
 def lost(error: BaseException) -> bool:

@@ -11,10 +11,11 @@ import pytest
 
 from service.clock import SystemClock
 from service.errors import StoreUnavailable
+from service.loops import until_kept
 from service.states import JobStatus
 from service.stores.postgres_pool import Pool, Times
 from tests.stores import server
-from tests.stores.test_postgres import aside, node
+from tests.stores.test_postgres import _socket, aside, node
 from tests.stores.world import SUCCEEDED, World
 
 pytestmark = pytest.mark.anyio
@@ -157,3 +158,55 @@ async def test_a_server_that_writes_nothing_any_more_is_left_for_one_that_does(u
         async with aside(server.brought.url) as db:  # who is connected stays so, and reads only
             await db.execute((read_only + "off").format(urlsplit(url).path[1:]))
         assert (await world.tell(job, SUCCEEDED)).verdict == "applied"
+
+
+CLOSED = {
+    "database": ("ALTER DATABASE {0} ALLOW_CONNECTIONS false", "ALTER DATABASE {0} ALLOW_CONNECTIONS true"),
+    "role": ("ALTER ROLE of_{0} NOLOGIN", "ALTER ROLE of_{0} LOGIN"),
+    "away": ("ALTER DATABASE {0} RENAME TO away_{0}", "ALTER DATABASE away_{0} RENAME TO {0}"),
+}
+
+
+@pytest.mark.parametrize("how", CLOSED)
+async def test_an_outcome_waits_while_nobody_may_log_in(url: str, how: str) -> None:
+    """It is nowhere else: a reply that was paid for is kept when they may again."""
+    name, (close, reopen) = urlsplit(url).path[1:], CLOSED[how]
+    role = f"of_{name}"
+    _socket(url)  # or skipped: a server elsewhere wants a password
+    async with aside(server.brought.url) as db:
+        await db.execute(f"DROP ROLE IF EXISTS {role}")
+        await db.execute(f"CREATE ROLE {role} LOGIN SUPERUSER")
+        async with node(url.replace(urlsplit(url).netloc, f"{role}@")) as world:
+            job = await world.processing("A")
+            await db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+            await until(server.brought.url, "SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = $1", name)
+            await db.execute(close.format(name))
+            refused: list[StoreUnavailable] = []
+
+            async def tell() -> Any:
+                try:
+                    return await world.tell(job, SUCCEEDED)
+                except StoreUnavailable as error:
+                    refused.append(error)
+                    raise
+
+            try:
+                keeping = asyncio.create_task(until_kept(tell))
+                await asyncio.sleep(0.5)
+            finally:
+                await db.execute(reopen.format(name))
+            assert refused
+            assert (await keeping).verdict == "applied"
+    async with aside(url) as db:
+        await db.execute(f"REASSIGN OWNED BY {role} TO CURRENT_USER")
+        await db.execute(f"DROP ROLE {role}")
+
+
+async def test_a_statement_that_somebody_canceled_is_for_later(url: str) -> None:
+    async with node(url) as world:
+        job = await world.processing("A")
+        async with locked(url, [job.num]):
+            keeping = asyncio.create_task(until_kept(lambda: world.tell(job, SUCCEEDED)))
+            await until(url, f"SELECT pg_cancel_backend(pid) FROM ({WAITING.replace('count(*)', 'pid')}) q")
+            await asyncio.sleep(0.05)
+        assert (await keeping).verdict == "applied"
