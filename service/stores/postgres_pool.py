@@ -75,6 +75,8 @@ class Times(Record, frozen=True, kw_only=True):
     """Seconds."""
 
     statement: float = 30.0  # no statement of ours takes as long: the connection is taken for dead
+    begin: float = 5.0  # that does nothing at the server: a line without an answer so long is dead, and said nothing
+    hear: float = 15.0  # between questions to the server on the line of the news, which is silent while there are none
 
 
 def read_url(url: str) -> tuple[str, Options]:
@@ -195,7 +197,7 @@ class Pool:
             db.terminate()
             raise
         finally:
-            await self._pool.release(db)
+            await self._pool.release(db, timeout=CONNECT_S)
 
     # -- inside a transaction
 
@@ -283,7 +285,7 @@ class Pool:
         try:
             if self._writer is None:
                 self._writer = await self._pool.acquire(timeout=CONNECT_S)
-            await self._writer.execute(LIMITED.format(lock_ms))
+            await self._writer.execute(LIMITED.format(lock_ms), timeout=self._times.begin)
             self._at, self._inside = await self._begin(writes), True
             self.statements += 3
             result = await work()
@@ -368,12 +370,20 @@ class Pool:
                     ended = asyncio.Event()
                     db.add_termination_listener(lambda _, ended=ended: ended.set())
                     await db.add_listener(CHANNEL, lambda *_: wake())
-                    await ended.wait()
+                    await self._attend(db, ended)
                 finally:
                     db.terminate()
             except (asyncpg.PostgresError, *LOST) as error:
                 log.info("no news from other nodes for now: %s", error)
             await asyncio.sleep(CONNECT_S)
+
+    async def _attend(self, db: Any, ended: asyncio.Event) -> None:
+        """Return once the line has ended. Raises TimeoutError where it does not answer: nothing else would tell."""
+        while not ended.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), self._times.hear)
+                return
+            await db.fetchval("SELECT 1", timeout=self._times.begin)
 
     def _tell(self) -> None:
         """After the commit and beside it, at most 20 times a second: NOTIFY in a transaction takes a global lock."""

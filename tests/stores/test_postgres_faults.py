@@ -210,3 +210,79 @@ async def test_a_statement_that_somebody_canceled_is_for_later(url: str) -> None
             await until(url, f"SELECT pg_cancel_backend(pid) FROM ({WAITING.replace('count(*)', 'pid')}) q")
             await asyncio.sleep(0.05)
         assert (await keeping).verdict == "applied"
+
+
+# -- lines that fall silent
+
+
+class Line:
+    """A TCP way to the server. What was connected before `hush` hears nothing any more, and is not told that."""
+
+    def __init__(self, path: str):
+        self._path, self._hushed = path, asyncio.Event()
+        self._ends: list[asyncio.StreamWriter] = []
+        self.made = self.swallowed = 0
+
+    def hush(self) -> None:
+        """As when an address has moved: new connections work."""
+        self._hushed.set()
+        self._hushed = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def running(self, url: str) -> AsyncIterator[str]:
+        serving = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        try:
+            yield f"postgresql://postgres@127.0.0.1:{serving.sockets[0].getsockname()[1]}{urlsplit(url).path}"
+        finally:
+            serving.close()
+            for end in self._ends:
+                end.transport.abort()
+            await asyncio.sleep(0.05)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.made += 1
+        behind, before = await asyncio.open_unix_connection(self._path)
+        self._ends += [writer, before]
+        await asyncio.gather(self._pass(reader, before, self._hushed), self._pass(behind, writer, self._hushed))
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, hushed: asyncio.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                if hushed.is_set():
+                    self.swallowed += len(data)
+                else:
+                    writer.write(data)
+                    await writer.drain()
+            if not hushed.is_set():
+                writer.transport.abort()
+
+
+async def test_a_write_on_a_line_that_fell_silent_soon_takes_another(url: str) -> None:
+    line = Line(_socket(url))
+    async with line.running(url) as way, node(f"{way}?notify=off") as world:
+        await world.queued()
+        line.hush()
+        async with asyncio.timeout(15):
+            await world.queued()
+        assert line.swallowed
+        assert len(await world.claim_jobs()) == 2
+
+
+async def test_news_is_heard_again_after_its_line_fell_silent(url: str) -> None:
+    line, heard = Line(_socket(url)), asyncio.Event()
+    async with line.running(url) as way, pooled(way, hear=0.5, begin=0.5) as pool, aside(url) as db:
+        pool.listen(heard.set)
+        await until_heard(db, heard)
+        line.hush()
+        made, began = line.made, line.swallowed
+        async with asyncio.timeout(20):
+            await until_heard(db, heard)
+        assert line.made > made and line.swallowed > began
+
+
+async def until_heard(db: Any, heard: asyncio.Event) -> None:
+    heard.clear()
+    while not heard.is_set():
+        await db.execute("SELECT pg_notify('callsheet', '')")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(heard.wait(), 0.2)
