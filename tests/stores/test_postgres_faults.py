@@ -13,6 +13,7 @@ from service.clock import SystemClock
 from service.errors import StoreUnavailable
 from service.loops import until_kept
 from service.states import JobStatus
+from service.stores.postgres_partitions import DAY_MS
 from service.stores.postgres_pool import Pool, Times
 from tests.stores import server
 from tests.stores.test_postgres import _socket, aside, node
@@ -286,3 +287,47 @@ async def until_heard(db: Any, heard: asyncio.Event) -> None:
         await db.execute("SELECT pg_notify('callsheet', '')")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(heard.wait(), 0.2)
+
+
+# -- retention
+
+
+BEFORES = ("attempts_before", "callbacks_before", "held_before", "jobs_before")
+CHILDREN = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'attempts'::regclass"
+
+
+async def prune(world: World) -> int:
+    return await world.store.prune(**dict.fromkeys(BEFORES, world.store.now()), limit=100)
+
+
+async def test_partitions_that_somebody_reads_are_dropped_another_time(url: str) -> None:
+    """Who writes to the table waits behind the one who drops: not for each of many, not for long."""
+    async with node(url) as world, aside(url) as reader:
+        old = world.store.now() - 40 * DAY_MS
+        for day in range(5):
+            await world.store._partitions.ensure("attempts", [old + day * DAY_MS])
+        before = await reader.fetchval(CHILDREN)
+        transaction = reader.transaction()
+        await transaction.start()
+        await reader.fetch("SELECT count(*) FROM attempts")
+        async with asyncio.timeout(1.5):
+            await prune(world)
+        assert await reader.fetchval(CHILDREN) == before
+        await transaction.rollback()
+        await prune(world)
+        assert await reader.fetchval(CHILDREN) == before - 5
+
+
+async def test_marks_of_commits_that_piled_up_go_in_batches(url: str) -> None:
+    async with node(url) as world, aside(url) as db:
+        await db.execute(
+            "CREATE TABLE batches (gone BIGINT);"
+            "CREATE FUNCTION counted() RETURNS trigger LANGUAGE plpgsql AS"
+            " 'BEGIN INSERT INTO batches SELECT count(*) FROM old; RETURN NULL; END';"
+            "CREATE TRIGGER counts AFTER DELETE ON commits REFERENCING OLD TABLE AS old"
+            " FOR EACH STATEMENT EXECUTE FUNCTION counted();"
+            "INSERT INTO commits (token, at) SELECT -n, 1000 FROM generate_series(1, 25000) n"
+        )
+        await prune(world)
+        assert await db.fetchval("SELECT count(*) FROM commits WHERE at = 1000") == 0
+        assert [row[0] for row in await db.fetch("SELECT gone FROM batches")] == [10_000, 10_000, 5_000]
