@@ -73,7 +73,7 @@ class RetentionVerbs(PostgresRows):
             held = [(num, token) for num, (token, _) in sorted(leases.items())]
             if held:
                 given += await self._run(GIVE_BACK.format(table), *map(list, zip(*held, strict=True)), self.now())
-        self._pool.news = given > 0
+        self._pool.news = self._pool.news or given > 0
         return [given] + [0] * (len(items) - 1)
 
     async def record_rejected(self, callback: RawCallback, keep: int) -> None:

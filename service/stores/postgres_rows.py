@@ -192,6 +192,7 @@ class PostgresRows(PlainRows):
                 if target.leased:
                     public = row_id("evt", now, self.nonce, num)
                     fresh[event.arrival].append(lease.delivery(delivery, event, public, target))
+        self._hold("deliveries", ((due.num, due.lease) for born in fresh for due in born), lease.until)
         await self._partitions.ensure("event_bodies", [now])
         await self._many(INSERT_EVENT, events)
         await self._many(INSERT_BODY, bodies)
@@ -202,6 +203,9 @@ class PostgresRows(PlainRows):
     # -- what this node holds, so that it can give it back
 
     def _hold(self, table: str, rows: Iterable[tuple[int, int]], until: int) -> None:
+        """Noted inside the transaction: whoever asked for it may be gone when it is kept. No other row has the token,
+        where it is not kept.
+        """
         held, now = self._leases[table], self.now()
         held.update((num, (token, until)) for num, token in rows)
         if len(held) > 10_000:

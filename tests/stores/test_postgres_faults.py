@@ -17,7 +17,7 @@ from service.stores.postgres_partitions import DAY_MS
 from service.stores.postgres_pool import Pool, Times
 from tests.stores import server
 from tests.stores.test_postgres import _socket, aside, node
-from tests.stores.world import SUCCEEDED, World
+from tests.stores.world import SUCCEEDED, Slots, World
 
 pytestmark = pytest.mark.anyio
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -331,3 +331,25 @@ async def test_marks_of_commits_that_piled_up_go_in_batches(url: str) -> None:
         await prune(world)
         assert await db.fetchval("SELECT count(*) FROM commits WHERE at = 1000") == 0
         assert [row[0] for row in await db.fetch("SELECT gone FROM batches")] == [10_000, 10_000, 5_000]
+
+
+# -- callers that are gone
+
+
+async def test_what_was_leased_to_a_caller_who_is_gone_is_given_back(url: str) -> None:
+    """Canceled while it waits in a group commit, as at a stop: the group goes on, and nobody hears what it took."""
+    async with node(url, slots=(slots := Slots())) as world:
+        endpoint = await world.endpoint(event_types=("job.succeeded",))
+        job, _ = await world.processing("A"), await world.queued()
+        slots.free[endpoint.num] = 1
+        async with locked(url, [job.num]):
+            asking = [asyncio.create_task(one) for one in (world.tell(job, SUCCEEDED), world.claim_jobs())]
+            await until(url, WAITING)
+            for one in asking:
+                one.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+            assert all(one.cancelled() for one in asking)
+        leased = "SELECT 1 FROM jobs WHERE lease IS NOT NULL UNION ALL SELECT 2 FROM deliveries WHERE lease IS NOT NULL"
+        await until(url, f"SELECT sum(x) = 3 FROM ({leased}) leased (x)")
+        assert await world.store.release_leases() == 2
+        assert (len(await world.claim_jobs()), len(await world.claim())) == (1, 1)
