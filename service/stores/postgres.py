@@ -22,7 +22,7 @@ from service.stores.postgres_deliveries import DeliveryVerbs
 from service.stores.postgres_money import MoneyVerbs, follow
 from service.stores.postgres_nodes import NodeVerbs
 from service.stores.postgres_partitions import DAY_MS, Partitions
-from service.stores.postgres_pool import CLOCK, Again, Pool, writing
+from service.stores.postgres_pool import CLOCK, Again, Pool, Times, writing
 from service.stores.postgres_retention import RetentionVerbs
 from service.stores.postgres_rows import CANCELED, HELD, PENDING, insert, update
 from service.stores.postgres_schema import migrate
@@ -72,10 +72,17 @@ PAUSE = "UPDATE credentials SET paused_at = $1, paused_reason = $2 WHERE num = $
 
 
 async def open_store(
-    url: str, *, plan: Plan, clock: Clock, create: bool = True, ask_time: bool = True, partition_ms: int = DAY_MS
+    url: str,
+    *,
+    plan: Plan,
+    clock: Clock,
+    create: bool = True,
+    ask_time: bool = True,
+    partition_ms: int = DAY_MS,
+    times: Times | None = None,
 ) -> "PostgresStore":
     """Open `postgresql://...` and migrate it. Without `ask_time` the time is the given clock's, not the database's."""
-    pool = Pool(url, clock=clock, ask_time=ask_time)
+    pool = Pool(url, clock=clock, ask_time=ask_time, times=times)
     try:
         await pool.open()
         nonce, lift = await migrate(pool, create=create)
@@ -253,7 +260,7 @@ class PostgresStore(DeliveryVerbs, MoneyVerbs, NodeVerbs, RetentionVerbs, Storag
     # -- claims
 
     async def claim_jobs(self, work: Work, *, room: Room, lease_ms: int, limit: int) -> list[tuple[Job, bytes | None]]:
-        if not await self.rows(ANY_DUE, work, self._pool.given_time()):  # most scans: one statement, no transaction
+        if not await self.urgent(ANY_DUE, work, self._pool.given_time()):  # most scans: one statement, no transaction
             return []
         return list((await self._pool.commit(self._claim_jobs, [(work, room, lease_ms, limit)]))[0])
 

@@ -294,7 +294,7 @@ class DeliveryVerbs(EndpointVerbs):
 
     async def release_held(self, *, limit: int, spread_ms: int) -> int:
         """Make due what was held for endpoints that are active again, spread out; how many."""
-        if not await self.rows(HELD_ENDPOINTS):
+        if not await self.urgent(HELD_ENDPOINTS):
             return 0
         return int((await self._pool.commit(self._release_held, [(limit, spread_ms)]))[0])
 

@@ -34,13 +34,18 @@ class translated:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
-        if isinstance(error, Exception) and unavailable(error):
+        if isinstance(error, Exception) and unavailable(error) and not isinstance(error, StoreUnavailable):
             raise StoreUnavailable(f"the database cannot be used now: {error or type(error).__name__}") from error
 
 
 def unavailable(error: BaseException) -> bool:
     code = getattr(error, "sqlstate", None) or ""
-    return lost(error) or code.startswith(FULL_CODES) or code in ("40P01", "40001", "55P03", *CLOSED_CODES)
+    return (
+        isinstance(error, StoreUnavailable)
+        or lost(error)
+        or code.startswith(FULL_CODES)
+        or code in ("40P01", "40001", "55P03", *CLOSED_CODES)
+    )
 
 
 def lost(error: BaseException) -> bool:

@@ -50,7 +50,7 @@ class Partitions:
             return
         wanted = {(table, at - at % self._span) for at in moments} - self._known
         if wanted:
-            names = {name for (name,) in await self._pool.fetch(CHILDREN, table)}
+            names = {name for (name,) in await self._pool.fetch(CHILDREN, table, urgent=True)}
             for _, start in sorted(wanted):
                 if self._name(table, start) not in names:
                     await self._make(table, start)
@@ -87,7 +87,7 @@ class Partitions:
         if not self.used:
             return 0
         dropped = 0
-        for (name,) in await self._pool.fetch(CHILDREN, table):
+        for (name,) in await self._pool.fetch(CHILDREN, table, urgent=True):
             if int(name.rpartition("_")[2]) <= before:
                 try:
                     dropped += await self._drop(name, unless)

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -75,7 +75,8 @@ class Times(Record, frozen=True, kw_only=True):
     """Seconds."""
 
     statement: float = 30.0  # no statement of ours takes as long: the connection is taken for dead
-    begin: float = 5.0  # that does nothing at the server: a line without an answer so long is dead, and said nothing
+    wait: float = 5.0  # of a read, for its turn; then the caller hears "not now"
+    begin: float = 5.0  # and what else is always quick: a line without an answer for so long is dead, and said nothing
     hear: float = 15.0  # between questions to the server on the line of the news, which is silent while there are none
 
 
@@ -96,6 +97,8 @@ class Pool:
     def __init__(self, url: str, *, clock: Clock, ask_time: bool = True, times: Times | None = None):
         self.dsn, self.options = read_url(url)
         self._clock, self.asks_time, self._times = clock, ask_time, times or Times()
+        self._size = max(2, self.options.pool)
+        self._readers = asyncio.Semaphore(max(1, self._size - 2))  # without the writer's, and one for what is urgent
         self._group = GroupCommit(self._commit_calls)
         self._writer: Any = None
         self._listening: asyncio.Task[None] | None = None
@@ -116,7 +119,7 @@ class Pool:
             self._pool = await asyncpg.create_pool(
                 self.dsn,
                 min_size=0,
-                max_size=max(2, self.options.pool),
+                max_size=self._size,
                 statement_cache_size=self.options.statement_cache,
                 command_timeout=self._times.statement,
                 timeout=CONNECT_S,
@@ -160,21 +163,22 @@ class Pool:
 
     # -- reading
 
-    async def fetch(self, sql: str, *values: Any) -> list[Any]:
+    async def fetch(self, sql: str, *values: Any, urgent: bool = False) -> list[Any]:
         """All rows of one query beside the writer; asked once more where the connection was lost.
 
-        One that takes too long is canceled at the server, too, before its connection is anybody else's.
+        One that takes too long is canceled at the server, too, before its connection is anybody else's. `urgent`: what
+        the loops live on, always quick, which no number of slow lists may hold up.
         """
         with translated():
             for last in (False, True):
                 try:
                     self.statements += 1
-                    async with self._lent() as db:
-                        return list(await db.fetch(sql, *values))
+                    async with nullcontext() if urgent else self._turn(), self._lent() as db:
+                        return list(await db.fetch(sql, *values, timeout=self._times.begin if urgent else None))
                 except (asyncpg.PostgresError, *LOST) as error:
                     if lost(error):
                         await self._pool.expire_connections()
-                    again = lost(error) and not isinstance(error, TimeoutError)
+                    again = lost(error) and (urgent or not isinstance(error, TimeoutError))
                     if last or not (again or isinstance(error, asyncpg.InvalidCachedStatementError)):
                         raise
         raise AssertionError
@@ -188,9 +192,25 @@ class Pool:
                 yield db
 
     @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """The turn of a read that may be slow: such hold all connections but two."""
+        try:
+            async with asyncio.timeout(self._times.wait):
+                await self._readers.acquire()
+        except TimeoutError:
+            raise StoreUnavailable("the database has too many slow reads") from None
+        try:
+            yield
+        finally:
+            self._readers.release()
+
+    @asynccontextmanager
     async def _lent(self) -> AsyncIterator[Any]:
         """One of the pool's. Whoever is cancelled ends it, and does not wait for a server that may not answer."""
-        db = await self._pool.acquire()
+        try:
+            db = await self._pool.acquire(timeout=self._times.wait + CONNECT_S)
+        except TimeoutError:
+            raise StoreUnavailable("no connection to the database was to be had") from None
         try:
             yield db
         except asyncio.CancelledError:
@@ -350,7 +370,7 @@ class Pool:
             try:
                 async with self._lent() as db:
                     return not await db.fetch(sql, token, self.now())
-            except (asyncpg.PostgresError, *LOST) as error:
+            except (asyncpg.PostgresError, StoreUnavailable, *LOST) as error:
                 if not unavailable(error) or asyncio.get_running_loop().time() > ends:
                     raise
                 await asyncio.sleep(0.2)
@@ -392,7 +412,7 @@ class Pool:
         self._telling = asyncio.create_task(self._notify())
 
     async def _notify(self) -> None:
-        with suppress(asyncpg.PostgresError, *LOST):
+        with suppress(asyncpg.PostgresError, StoreUnavailable, *LOST):
             async with self._lent() as db:
                 await db.execute("SELECT pg_notify($1, '')", CHANNEL)
         await asyncio.sleep(NEWS_EVERY_S)

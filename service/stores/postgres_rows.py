@@ -99,6 +99,9 @@ class PostgresRows(PlainRows):
     async def rows(self, sql: str, *values: Any) -> list[Sequence[Any]]:
         return await self._pool.fetch(sql, *values)
 
+    async def urgent(self, sql: str, *values: Any) -> list[Sequence[Any]]:
+        return await self._pool.fetch(sql, *values, urgent=True)
+
     async def write(self, sql: str, *values: Any) -> list[Sequence[Any]]:
         return list((await self._pool.commit(self._write, [(sql, values)]))[0])
 

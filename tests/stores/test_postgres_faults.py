@@ -269,6 +269,16 @@ async def test_a_write_on_a_line_that_fell_silent_soon_takes_another(url: str) -
         assert len(await world.claim_jobs()) == 2
 
 
+async def test_a_beat_on_a_line_that_fell_silent_soon_takes_another(url: str) -> None:
+    line = Line(_socket(url))
+    async with line.running(url) as way, node(f"{way}?notify=off", times=Times(begin=0.5)) as world:
+        assert await world.store.beat(1, 2, 10_000) == {}
+        line.hush()
+        async with asyncio.timeout(12):
+            assert await world.store.beat(1, 2, 10_000) == {}
+        assert line.swallowed
+
+
 async def test_news_is_heard_again_after_its_line_fell_silent(url: str) -> None:
     line, heard = Line(_socket(url)), asyncio.Event()
     async with line.running(url) as way, pooled(way, hear=0.5, begin=0.5) as pool, aside(url) as db:
@@ -353,3 +363,33 @@ async def test_what_was_leased_to_a_caller_who_is_gone_is_given_back(url: str) -
         await until(url, f"SELECT sum(x) = 3 FROM ({leased}) leased (x)")
         assert await world.store.release_leases() == 2
         assert (len(await world.claim_jobs()), len(await world.claim())) == (1, 1)
+
+
+# -- slow reads
+
+
+SLOW = "SELECT pg_sleep(1.5)"
+SLEEPING = f"SELECT count(*) FROM pg_stat_activity WHERE query = '{SLOW}' AND state = 'active'"
+
+
+@pytest.mark.parametrize("pool", [3, 5])
+async def test_slow_reads_hold_up_no_beat_no_claim_no_write_and_each_other_not_for_ever(url: str, pool: int) -> None:
+    async with node(f"{url}&pool={pool}", times=Times(wait=0.5)) as world:
+        await world.queued()
+        reads = [asyncio.create_task(world.store.rows(SLOW)) for _ in range(20)]
+        await until(url, f"SELECT ({SLEEPING}) >= {pool - 2}")
+        async with asyncio.timeout(1):
+            assert await world.store.beat(1, 2, 10_000) == {}
+            assert await world.store.paused_credentials() == {}
+            assert await world.store.running(world.credential) == 0
+            assert len(await world.claim_jobs()) == 1
+        said = await asyncio.gather(*reads, return_exceptions=True)
+        assert [isinstance(one, StoreUnavailable) for one in said].count(False) == pool - 2
+
+
+async def test_two_connections_are_enough(url: str) -> None:
+    async with node(f"{url}&pool=2") as world:
+        told = await asyncio.gather(*(world.queued() for _ in range(10)), *(world.types() for _ in range(10)))
+        assert len(told) == 20
+        assert len(await world.claim_jobs(limit=20)) == 10
+        assert await world.store.beat(1, 2, 10_000) == {}
