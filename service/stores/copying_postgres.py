@@ -10,8 +10,9 @@ from service.clock import Clock
 from service.errors import LockHeld
 from service.stores import UNFINISHED
 from service.stores.copying import ERASED, MARK, NUMBERED, CopyRefused, Table
+from service.stores.postgres_lost import translated
 from service.stores.postgres_partitions import COLUMN, Partitions
-from service.stores.postgres_pool import CONNECT_S, Pool, read_url, translated
+from service.stores.postgres_pool import CONNECT_S, Pool, read_url
 from service.stores.postgres_schema import SHIFT, migrate
 
 GONE_S = 5.0  # a process that has just ended may still seem to be connected

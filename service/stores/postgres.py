@@ -22,7 +22,7 @@ from service.stores.postgres_deliveries import DeliveryVerbs
 from service.stores.postgres_money import MoneyVerbs, follow
 from service.stores.postgres_nodes import NodeVerbs
 from service.stores.postgres_partitions import DAY_MS, Partitions
-from service.stores.postgres_pool import CLOCK, Again, Pool, writing
+from service.stores.postgres_pool import CLOCK, Again, Pool, Times, writing
 from service.stores.postgres_retention import RetentionVerbs
 from service.stores.postgres_rows import CANCELED, HELD, PENDING, insert, update
 from service.stores.postgres_schema import migrate
@@ -72,10 +72,17 @@ PAUSE = "UPDATE credentials SET paused_at = $1, paused_reason = $2 WHERE num = $
 
 
 async def open_store(
-    url: str, *, plan: Plan, clock: Clock, create: bool = True, ask_time: bool = True, partition_ms: int = DAY_MS
+    url: str,
+    *,
+    plan: Plan,
+    clock: Clock,
+    create: bool = True,
+    ask_time: bool = True,
+    partition_ms: int = DAY_MS,
+    times: Times | None = None,
 ) -> "PostgresStore":
     """Open `postgresql://...` and migrate it. Without `ask_time` the time is the given clock's, not the database's."""
-    pool = Pool(url, clock=clock, ask_time=ask_time)
+    pool = Pool(url, clock=clock, ask_time=ask_time, times=times)
     try:
         await pool.open()
         nonce, lift = await migrate(pool, create=create)
@@ -101,8 +108,6 @@ class PostgresStore(DeliveryVerbs, MoneyVerbs, NodeVerbs, RetentionVerbs, Storag
 
     async def create_jobs(self, jobs: Sequence[NewJob]) -> list[Created]:
         made: list[Created] = await self._pool.commit(self._create_jobs, jobs)
-        for created in made:
-            self._fresh(list(created.fresh))
         return made
 
     @writing
@@ -182,7 +187,6 @@ class PostgresStore(DeliveryVerbs, MoneyVerbs, NodeVerbs, RetentionVerbs, Storag
         for arrival, result in zip(arrivals, applied, strict=True):
             if arrival.lease is not None and result.job is not None and result.job.lease is None:
                 self._leases["jobs"].pop(result.job.num, None)
-            self._fresh(list(result.fresh))
         return applied
 
     @writing
@@ -256,11 +260,9 @@ class PostgresStore(DeliveryVerbs, MoneyVerbs, NodeVerbs, RetentionVerbs, Storag
     # -- claims
 
     async def claim_jobs(self, work: Work, *, room: Room, lease_ms: int, limit: int) -> list[tuple[Job, bytes | None]]:
-        if not await self.rows(ANY_DUE, work, self._pool.given_time()):  # most scans: one statement, no transaction
+        if not await self.urgent(ANY_DUE, work, self._pool.given_time()):  # most scans: one statement, no transaction
             return []
-        claimed = list((await self._pool.commit(self._claim_jobs, [(work, room, lease_ms, limit)]))[0])
-        self._hold("jobs", ((job.num, job.lease) for job, _ in claimed), self.now() + lease_ms)
-        return claimed
+        return list((await self._pool.commit(self._claim_jobs, [(work, room, lease_ms, limit)]))[0])
 
     async def _claim_jobs(self, items: list[tuple[Work, Room, int, int]]) -> list[list[tuple[Job, bytes | None]]]:
         return [await self._claim_work(*item) for item in items]
@@ -277,7 +279,9 @@ class PostgresStore(DeliveryVerbs, MoneyVerbs, NodeVerbs, RetentionVerbs, Storag
                 self._last_credential[work] = credential
         if not taken:
             return []
-        await self._run(LEASE, new_token(), now + lease_ms, taken)
+        token, until = new_token(), now + lease_ms
+        await self._run(LEASE, token, until, taken)
+        self._hold("jobs", ((num, token) for num in taken), until)
         jobs = await self._load_jobs(taken, lock=False)
         sql = "SELECT job, input FROM job_details WHERE job = ANY($1::bigint[])"
         inputs = {job: given for job, given in await self._rows(sql, taken)}
@@ -289,8 +293,10 @@ class PostgresStore(DeliveryVerbs, MoneyVerbs, NodeVerbs, RetentionVerbs, Storag
         self, credential: Credential, reason: str, said: Announcement
     ) -> list[DueDelivery] | None:
         """Pause it and publish that it is; None where it is paused already."""
-        paused = (await self._pool.commit(self._pause_credentials, [(credential, reason, said)]))[0]
-        return None if paused is None else self._fresh(paused)
+        paused: list[DueDelivery] | None = (
+            await self._pool.commit(self._pause_credentials, [(credential, reason, said)])
+        )[0]
+        return paused
 
     async def _pause_credentials(
         self, items: list[tuple[Credential, str, Announcement]]

@@ -96,9 +96,7 @@ class DeliveryVerbs(EndpointVerbs):
     async def claim_deliveries(self, *, room: Room, lease_ms: int, limit: int) -> list[DueDelivery]:
         if limit <= 0:
             return []
-        claimed = list((await self._pool.commit(self._claim_deliveries, [(room, lease_ms, limit)]))[0])
-        self._hold("deliveries", ((due.num, due.lease) for due in claimed), self.now() + lease_ms)
-        return claimed
+        return list((await self._pool.commit(self._claim_deliveries, [(room, lease_ms, limit)]))[0])
 
     async def _claim_deliveries(self, items: list[tuple[Room, int, int]]) -> list[list[DueDelivery]]:
         return [await self._claim_due(*item) for item in items]
@@ -114,6 +112,7 @@ class DeliveryVerbs(EndpointVerbs):
                 taken += [due_delivery(row, lease[0], ends, self.nonce, versions[row[7]]) for row in rows]
                 if len(taken) >= limit:
                     break
+        self._hold("deliveries", ((due.num, due.lease) for due in taken), lease[1])
         return taken
 
     async def _lane_pages(self) -> AsyncGenerator[list[Any], None]:
@@ -171,7 +170,7 @@ class DeliveryVerbs(EndpointVerbs):
         recorded = await self._pool.commit(self._record_attempts, results)
         for result in results:
             self._leases["deliveries"].pop(result.delivery, None)
-        return self._fresh([delivery for fresh in recorded for delivery in fresh])
+        return [delivery for fresh in recorded for delivery in fresh]
 
     @writing
     async def _record_attempts(self, results: list[AttemptResult]) -> list[list[DueDelivery]]:
@@ -207,12 +206,6 @@ class DeliveryVerbs(EndpointVerbs):
             if result.announce is not None and disabled[index]:
                 planner.announce(index, tenant, None, [result.announce])
         return await self._save_events(planner.writes, results)
-
-    def _fresh(self, deliveries: list[DueDelivery]) -> list[DueDelivery]:
-        """Remember what was born with a lease of ours."""
-        until = self.now() + 90_000
-        self._hold("deliveries", ((due.num, due.lease) for due in deliveries), until)
-        return deliveries
 
     # -- sending again
 
@@ -301,7 +294,7 @@ class DeliveryVerbs(EndpointVerbs):
 
     async def release_held(self, *, limit: int, spread_ms: int) -> int:
         """Make due what was held for endpoints that are active again, spread out; how many."""
-        if not await self.rows(HELD_ENDPOINTS):
+        if not await self.urgent(HELD_ENDPOINTS):
             return 0
         return int((await self._pool.commit(self._release_held, [(limit, spread_ms)]))[0])
 

@@ -26,11 +26,11 @@ class NodeVerbs(PostgresRows):
     async def beat(self, node: int, view: int, term_ms: int, proving_ms: int) -> list[Peer] | None:
         """Beside the writer, in one statement: what the writer waits for does not delay it."""
         given = None if self._pool.asks_time else self.now()
-        rows = await self._pool.fetch(BEAT, node, view, given, term_ms, KEPT_MS, proving_ms)
+        rows = await self._pool.fetch(BEAT, node, view, given, term_ms, KEPT_MS, proving_ms, urgent=True)
         return [Peer(node=number, view=said, proven=proven) for number, said, proven in rows]
 
     async def nodes(self, term_ms: int) -> int | None:
-        return int((await self._pool.fetch(COUNT, term_ms))[0][0])
+        return int((await self._pool.fetch(COUNT, term_ms, urgent=True))[0][0])
 
     async def leave(self, node: int) -> None:
-        await self._pool.fetch("DELETE FROM nodes WHERE node = $1", node)
+        await self._pool.fetch("DELETE FROM nodes WHERE node = $1", node, urgent=True)

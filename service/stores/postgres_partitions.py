@@ -3,6 +3,7 @@
 A database is partitioned or not from its beginning, as its first opening said.
 """
 
+import logging
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -11,7 +12,9 @@ import asyncpg
 from service.errors import StoreUnavailable
 from service.stores.postgres_pool import Pool
 
+log = logging.getLogger("callsheet.stores")
 DAY_MS = 86_400_000
+DROP_MS = 100  # for the lock that it takes to drop a partition
 AHEAD = 3  # partitions that there are before they are needed
 COLUMN = {"attempts": "at", "callbacks": "received_at", "event_bodies": "created_at"}
 ADVISORY = 0x63616C70  # our first key of two for whoever makes a partition
@@ -47,7 +50,7 @@ class Partitions:
             return
         wanted = {(table, at - at % self._span) for at in moments} - self._known
         if wanted:
-            names = {name for (name,) in await self._pool.fetch(CHILDREN, table)}
+            names = {name for (name,) in await self._pool.fetch(CHILDREN, table, urgent=True)}
             for _, start in sorted(wanted):
                 if self._name(table, start) not in names:
                     await self._make(table, start)
@@ -76,21 +79,29 @@ class Partitions:
         self._known.clear()
 
     async def drop(self, table: str, before: int, *, unless: str | None = None) -> int:
-        """Drop what ended before that moment; how many had rows. Where the query `unless` finds any, it stays."""
+        """Drop what ended before that moment; how many had rows. Where the query `unless` finds any, it stays.
+
+        Whoever writes to the table waits behind the one who drops, and that one behind all who read it. So it gives up
+        soon, and leaves the rest for the next time, too.
+        """
         if not self.used:
             return 0
         dropped = 0
-        for (name,) in await self._pool.fetch(CHILDREN, table):
+        for (name,) in await self._pool.fetch(CHILDREN, table, urgent=True):
             if int(name.rpartition("_")[2]) <= before:
-                dropped += await self._drop(name, unless)
+                try:
+                    dropped += await self._drop(name, unless)
+                except StoreUnavailable as error:
+                    log.info("%s stays for now: %s", name, error)
+                    break
         return dropped
 
     async def _drop(self, name: str, unless: str | None) -> bool:
-        with suppress(asyncpg.UndefinedTableError, StoreUnavailable):
+        with suppress(asyncpg.UndefinedTableError):
             async with self._pool.beside() as db:
+                await db.execute(f"SET LOCAL lock_timeout = {DROP_MS}")
                 if unless is not None and await db.fetch(unless.format(name)):
                     return False
-                await db.execute("SET LOCAL lock_timeout = '2s'")  # who writes waits no longer than this
                 held = await db.fetchval(f"SELECT EXISTS (SELECT 1 FROM {name})")  # noqa: S608
                 await db.execute(f"DROP TABLE {name}")
                 return bool(held)

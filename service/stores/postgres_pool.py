@@ -12,7 +12,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -24,6 +24,7 @@ from service.errors import StoreUnavailable
 from service.ids import new_token
 from service.states import Record
 from service.stores.group_commit import GroupCommit, Outcome, Verb
+from service.stores.postgres_lost import LOST, RERUN, lost, translated, unavailable, waited
 
 T = TypeVar("T")
 V = TypeVar("V", bound=Callable[..., Any])
@@ -31,7 +32,6 @@ AsyncVerb = Callable[[list[Any]], Awaitable[list[Any]]]
 log = logging.getLogger("callsheet.stores")
 
 CONNECT_S = 5.0
-STATEMENT_S = 30.0  # no statement of ours takes as long: the connection is taken for dead
 RUNS = 10  # of one transaction
 SETTLE_S = 15.0  # how long the outcome of a lost COMMIT is asked for; then the caller hears "not now"
 NEWS_EVERY_S = 0.05
@@ -39,22 +39,15 @@ CHANNEL = "callsheet"
 CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 MARK = "INSERT INTO commits (token, at) VALUES ($1, {}) RETURNING {}pg_current_xact_id()::text::bigint"
 BEGIN = MARK.format(f"COALESCE($2::bigint, ({CLOCK}))", "at, ")
-LOST = (
-    OSError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # its state is no longer known
-    asyncpg.PostgresConnectionError,
-    TimeoutError,
-)
-LOST_CODES = ("57P01", "57P02", "57P03", "25P03", "25P04", "57P05")  # the server is going down, or ended the session
-FULL_CODES = ("53", "25006", "58")  # out of disk, memory or connections; read-only; its own disk failed
-RERUN = (
-    asyncpg.DeadlockDetectedError,
-    asyncpg.SerializationError,
-    asyncpg.UniqueViolationError,  # another node was first: read again what it wrote
-    asyncpg.InvalidCachedStatementError,  # another node migrated
-    asyncpg.LockNotAvailableError,
-    asyncpg.CheckViolationError,  # no partition for the row: another node dropped it, or has yet to make it
+# A statement waits less than the client, who would leave it waiting at the server. A node that stopped, or has a dead
+# line, is put out of its transaction, and its locks are free; one that merely was slow runs it again. All in the
+# statement that begins it, and for this transaction alone: nothing is left to whoever gets the connection next.
+LOCK_MS = 2_000  # longer than deadlock_timeout (1 s): a deadlock is seen as one
+IDLE_MS = 10_000  # more than a pause of this process; less than SETTLE_S
+SINGLY_MS = (400, 200, 100, 50, 25)  # for each item alone, after that: less with each that waited in vain
+LIMITED = (
+    "BEGIN; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = 25000;"
+    f" SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}"
 )
 
 
@@ -78,6 +71,15 @@ class Options(Record, frozen=True, kw_only=True):
     pool: int = 5
 
 
+class Times(Record, frozen=True, kw_only=True):
+    """Seconds."""
+
+    statement: float = 30.0  # no statement of ours takes as long: the connection is taken for dead
+    wait: float = 5.0  # of a read, for its turn; then the caller hears "not now"
+    begin: float = 5.0  # and what else is always quick: a line without an answer for so long is dead, and said nothing
+    hear: float = 15.0  # between questions to the server on the line of the news, which is silent while there are none
+
+
 def read_url(url: str) -> tuple[str, Options]:
     """The driver's URL without our own options, and those. Flags are `on` or `off`."""
     parts = urlsplit(url)
@@ -92,9 +94,11 @@ def read_url(url: str) -> tuple[str, Options]:
 class Pool:
     """The connections of one process. `commit` runs verbs in group commits; `read` runs a query beside them."""
 
-    def __init__(self, url: str, *, clock: Clock, ask_time: bool = True):
+    def __init__(self, url: str, *, clock: Clock, ask_time: bool = True, times: Times | None = None):
         self.dsn, self.options = read_url(url)
-        self._clock, self.asks_time = clock, ask_time
+        self._clock, self.asks_time, self._times = clock, ask_time, times or Times()
+        self._size = max(2, self.options.pool)
+        self._readers = asyncio.Semaphore(max(1, self._size - 2))  # without the writer's, and one for what is urgent
         self._group = GroupCommit(self._commit_calls)
         self._writer: Any = None
         self._listening: asyncio.Task[None] | None = None
@@ -115,9 +119,9 @@ class Pool:
             self._pool = await asyncpg.create_pool(
                 self.dsn,
                 min_size=0,
-                max_size=max(2, self.options.pool),
+                max_size=self._size,
                 statement_cache_size=self.options.statement_cache,
-                command_timeout=STATEMENT_S,
+                command_timeout=self._times.statement,
                 timeout=CONNECT_S,
                 connection_class=_Connection,
                 reset=_nothing,  # nothing of ours outlives a transaction; one round trip less
@@ -159,18 +163,24 @@ class Pool:
 
     # -- reading
 
-    async def fetch(self, sql: str, *values: Any) -> list[Any]:
-        """All rows of one query beside the writer; asked once more where the connection was lost."""
+    async def fetch(self, sql: str, *values: Any, urgent: bool = False) -> list[Any]:
+        """All rows of one query beside the writer; asked once more where the connection was lost.
+
+        One that takes too long is canceled at the server, too, before its connection is anybody else's. `urgent`: what
+        the loops live on, always quick, which no number of slow lists may hold up.
+        """
         with translated():
             for last in (False, True):
                 try:
                     self.statements += 1
-                    async with self._lent() as db:
-                        return list(await db.fetch(sql, *values))
+                    async with nullcontext() if urgent else self._turn(), self._lent() as db:
+                        return list(await db.fetch(sql, *values, timeout=self._times.begin if urgent else None))
                 except (asyncpg.PostgresError, *LOST) as error:
-                    if last or not (_lost(error) or isinstance(error, asyncpg.InvalidCachedStatementError)):
+                    if lost(error):
+                        await self._pool.expire_connections()
+                    again = lost(error) and (urgent or not isinstance(error, TimeoutError))
+                    if last or not (again or isinstance(error, asyncpg.InvalidCachedStatementError)):
                         raise
-                    await self._pool.expire_connections()
         raise AssertionError
 
     @asynccontextmanager
@@ -178,19 +188,36 @@ class Pool:
         """A connection beside the writer's, in a transaction of its own."""
         with translated():
             async with self._lent() as db, db.transaction():
+                await db.execute(f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}")
                 yield db
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """The turn of a read that may be slow: such hold all connections but two."""
+        try:
+            async with asyncio.timeout(self._times.wait):
+                await self._readers.acquire()
+        except TimeoutError:
+            raise StoreUnavailable("the database has too many slow reads") from None
+        try:
+            yield
+        finally:
+            self._readers.release()
 
     @asynccontextmanager
     async def _lent(self) -> AsyncIterator[Any]:
         """One of the pool's. Whoever is cancelled ends it, and does not wait for a server that may not answer."""
-        db = await self._pool.acquire()
+        try:
+            db = await self._pool.acquire(timeout=self._times.wait + CONNECT_S)
+        except TimeoutError:
+            raise StoreUnavailable("no connection to the database was to be had") from None
         try:
             yield db
         except asyncio.CancelledError:
             db.terminate()
             raise
         finally:
-            await self._pool.release(db)
+            await self._pool.release(db, timeout=CONNECT_S)
 
     # -- inside a transaction
 
@@ -229,51 +256,56 @@ class Pool:
         try:
             writes = any(getattr(verb, "writes", False) for verb, _ in calls)
             return await self.durable(partial(_run_grouped, calls), writes=writes)
-        except StoreUnavailable as error:
-            return [error] * len(calls)
         except Exception as error:
-            if len(calls) == 1 and len(calls[0][1]) == 1:
-                return [error]
-            return [await self._call_singly(verb, items) for verb, items in calls]
+            alone = len(calls) == 1 and len(calls[0][1]) == 1
+            if alone or (isinstance(error, StoreUnavailable) and not waited(error)):
+                return [error] * len(calls)
+            patience = list(SINGLY_MS)
+            return [await self._call_singly(verb, items, patience) for verb, items in calls]
 
-    async def _call_singly(self, verb: Any, items: Sequence[Any]) -> Outcome:
-        """After a poisoned transaction: every item in one of its own, so that only the poison fails."""
+    async def _call_singly(self, verb: Any, items: Sequence[Any], patience: list[int]) -> Outcome:
+        """After a poisoned transaction: every item in one of its own, so that only the poison fails.
+
+        The poison may be a row that somebody has locked. The first of `patience` is how long an item waits for one.
+        """
         results: list[Any] = []
         failure: BaseException | None = None
         for item in items:
             try:
-                results += await self.durable(partial(verb, [item]))
+                results += await self.durable(partial(verb, [item]), lock_ms=patience[0])
             except Exception as error:
                 failure = failure or error
+                if waited(error) and len(patience) > 1:
+                    patience.pop(0)
         return failure or results
 
-    async def durable(self, work: Callable[[], Awaitable[T]], *, writes: bool = False) -> T:
+    async def durable(self, work: Callable[[], Awaitable[T]], *, writes: bool = False, lock_ms: int = LOCK_MS) -> T:
         """Run the work in a transaction, as often as it takes until it is known to be kept, once.
 
-        `writes`: it always writes.
+        `writes`: it always writes. `lock_ms`: how long it waits for each lock; then `StoreUnavailable`.
         """
         with translated():
             for run in range(1, RUNS + 1):
                 try:
-                    return await self._transaction(work, writes)
-                except _Committing as lost:
+                    return await self._transaction(work, writes, lock_ms)
+                except _Committing as committing:
                     if await self._was_kept():
-                        return lost.result  # type: ignore[no-any-return]
+                        return committing.result  # type: ignore[no-any-return]
                 except (Again, *RERUN) as error:
                     if run == (3 if isinstance(error, asyncpg.IntegrityConstraintViolationError) else RUNS):
                         raise
                     await asyncio.sleep(random.random() * min(0.1, 0.002 * 2**run))  # noqa: S311 - apart from other nodes
                 except (asyncpg.PostgresError, *LOST) as error:
-                    if not _lost(error) or run > 1:
+                    if not lost(error) or run > 1:
                         raise
         raise StoreUnavailable("the database was lost again and again")
 
-    async def _transaction(self, work: Callable[[], Awaitable[T]], writes: bool) -> T:
+    async def _transaction(self, work: Callable[[], Awaitable[T]], writes: bool, lock_ms: int) -> T:
         self._token, self._marked, self._base, self.news = new_token(), False, None, False
         try:
             if self._writer is None:
                 self._writer = await self._pool.acquire(timeout=CONNECT_S)
-            await self._writer.execute("BEGIN")
+            await self._writer.execute(LIMITED.format(lock_ms), timeout=self._times.begin)
             self._at, self._inside = await self._begin(writes), True
             self.statements += 3
             result = await work()
@@ -302,7 +334,7 @@ class Pool:
             await self._writer.execute("COMMIT")
         except BaseException as error:
             self.rolled_back()
-            kept = self._marked and _lost(error)
+            kept = self._marked and lost(error)
             await self._undo(error)
             if kept:
                 raise _Committing(result) from error
@@ -311,7 +343,7 @@ class Pool:
     async def _undo(self, error: BaseException) -> None:
         if self._writer is None:
             return
-        if not _lost(error) and not isinstance(error, asyncio.CancelledError):
+        if not lost(error) and not isinstance(error, asyncio.CancelledError):
             with suppress(*LOST, asyncpg.PostgresError):
                 await self._writer.execute("ROLLBACK")
                 return
@@ -338,8 +370,8 @@ class Pool:
             try:
                 async with self._lent() as db:
                     return not await db.fetch(sql, token, self.now())
-            except (asyncpg.PostgresError, *LOST) as error:
-                if not _unavailable(error) or asyncio.get_running_loop().time() > ends:
+            except (asyncpg.PostgresError, StoreUnavailable, *LOST) as error:
+                if not unavailable(error) or asyncio.get_running_loop().time() > ends:
                     raise
                 await asyncio.sleep(0.2)
 
@@ -358,12 +390,20 @@ class Pool:
                     ended = asyncio.Event()
                     db.add_termination_listener(lambda _, ended=ended: ended.set())
                     await db.add_listener(CHANNEL, lambda *_: wake())
-                    await ended.wait()
+                    await self._attend(db, ended)
                 finally:
                     db.terminate()
             except (asyncpg.PostgresError, *LOST) as error:
                 log.info("no news from other nodes for now: %s", error)
             await asyncio.sleep(CONNECT_S)
+
+    async def _attend(self, db: Any, ended: asyncio.Event) -> None:
+        """Return once the line has ended. Raises TimeoutError where it does not answer: nothing else would tell."""
+        while not ended.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), self._times.hear)
+                return
+            await db.fetchval("SELECT 1", timeout=self._times.begin)
 
     def _tell(self) -> None:
         """After the commit and beside it, at most 20 times a second: NOTIFY in a transaction takes a global lock."""
@@ -372,7 +412,7 @@ class Pool:
         self._telling = asyncio.create_task(self._notify())
 
     async def _notify(self) -> None:
-        with suppress(asyncpg.PostgresError, *LOST):
+        with suppress(asyncpg.PostgresError, StoreUnavailable, *LOST):
             async with self._lent() as db:
                 await db.execute("SELECT pg_notify($1, '')", CHANNEL)
         await asyncio.sleep(NEWS_EVERY_S)
@@ -408,25 +448,3 @@ async def _run_grouped(calls: list[tuple[Any, Sequence[Any]]]) -> list[Outcome]:
         for index in indexes:
             outcomes[index] = [next(results) for _ in calls[index][1]]
     return outcomes
-
-
-class translated:
-    """The driver's "not now" errors become ours; its other errors are bugs and stay what they are."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
-        if isinstance(error, Exception) and _unavailable(error):
-            raise StoreUnavailable(f"the database cannot be used now: {error or type(error).__name__}") from error
-
-
-def _unavailable(error: BaseException) -> bool:
-    code = getattr(error, "sqlstate", None) or ""
-    return _lost(error) or code.startswith(FULL_CODES) or code in ("40P01", "40001", "55P03")
-
-
-def _lost(error: BaseException) -> bool:
-    if isinstance(error, asyncpg.DataError):  # a value that the driver cannot send: our fault, not the line's
-        return False
-    return isinstance(error, LOST) or (getattr(error, "sqlstate", None) or "") in LOST_CODES

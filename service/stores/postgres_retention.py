@@ -10,6 +10,7 @@ from service.stores.plain import without_content
 from service.stores.postgres_rows import PostgresRows
 
 KEPT_COMMITS_MS = 3_600_000
+COMMITS_AT_ONCE, COMMITS_BATCHES = 10_000, 20  # of one pruning: more than are made between two of them
 _encode = msgspec.json.encode
 GIVE_BACK = (
     "UPDATE {} x SET lease = NULL, due_at = $3 FROM unnest($1::bigint[], $2::bigint[]) v (num, lease)"
@@ -18,6 +19,10 @@ GIVE_BACK = (
 LAST_REJECTED = (
     "DELETE FROM callbacks WHERE job IS NULL AND provider = $1 AND num <= (SELECT num FROM callbacks"
     " WHERE job IS NULL AND provider = $1 ORDER BY num DESC LIMIT 1 OFFSET $2)"
+)
+OLD_COMMITS = (
+    "WITH gone AS (DELETE FROM commits WHERE ctid = ANY(ARRAY(SELECT ctid FROM commits WHERE at < $1 ORDER BY at"
+    " LIMIT $2 FOR UPDATE SKIP LOCKED)) RETURNING 1) SELECT count(*) FROM gone"
 )
 OLD_ATTEMPTS = (
     "DELETE FROM attempts WHERE num IN (SELECT num FROM (SELECT num, at FROM attempts ORDER BY num LIMIT $2) q"
@@ -68,7 +73,7 @@ class RetentionVerbs(PostgresRows):
             held = [(num, token) for num, (token, _) in sorted(leases.items())]
             if held:
                 given += await self._run(GIVE_BACK.format(table), *map(list, zip(*held, strict=True)), self.now())
-        self._pool.news = given > 0
+        self._pool.news = self._pool.news or given > 0
         return [given] + [0] * (len(items) - 1)
 
     async def record_rejected(self, callback: RawCallback, keep: int) -> None:
@@ -110,9 +115,17 @@ class RetentionVerbs(PostgresRows):
         await self._partitions.drop("callbacks", callbacks_before)
         await self._partitions.drop("event_bodies", jobs_before, unless=BODIES_OF_EVENTS)
         await self._partitions.make_ahead()
+        await self._prune_commits()
         befores = (attempts_before, callbacks_before, held_before, jobs_before)
         deleted = await self._pool.commit(self._prune, [(befores, limit)])
         return dropped + int(deleted[0])
+
+    async def _prune_commits(self) -> None:
+        """Beside the writer, a statement for each batch: whatever has piled up, each ends soon and frees its rows."""
+        for _ in range(COMMITS_BATCHES):
+            found = await self._pool.fetch(OLD_COMMITS, self.now() - KEPT_COMMITS_MS, COMMITS_AT_ONCE)
+            if found[0][0] < COMMITS_AT_ONCE:
+                return
 
     async def _prune(self, items: list[tuple[tuple[int, int, int, int], int]]) -> list[int]:
         return [await self._prune_one(*item) for item in items]
@@ -120,7 +133,6 @@ class RetentionVerbs(PostgresRows):
     async def _prune_one(self, befores: tuple[int, int, int, int], limit: int) -> int:
         attempts_before, callbacks_before, held_before, jobs_before = befores
         now = self.now()
-        await self._run("DELETE FROM commits WHERE at < $1", now - KEPT_COMMITS_MS)
         deleted = 0 if self._partitions.used else await self._run(OLD_ATTEMPTS, attempts_before, limit)
         if not self._partitions.used:
             deleted += await self._run(OLD_CALLBACKS, callbacks_before, limit)

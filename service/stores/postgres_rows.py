@@ -99,6 +99,9 @@ class PostgresRows(PlainRows):
     async def rows(self, sql: str, *values: Any) -> list[Sequence[Any]]:
         return await self._pool.fetch(sql, *values)
 
+    async def urgent(self, sql: str, *values: Any) -> list[Sequence[Any]]:
+        return await self._pool.fetch(sql, *values, urgent=True)
+
     async def write(self, sql: str, *values: Any) -> list[Sequence[Any]]:
         return list((await self._pool.commit(self._write, [(sql, values)]))[0])
 
@@ -192,6 +195,7 @@ class PostgresRows(PlainRows):
                 if target.leased:
                     public = row_id("evt", now, self.nonce, num)
                     fresh[event.arrival].append(lease.delivery(delivery, event, public, target))
+        self._hold("deliveries", ((due.num, due.lease) for born in fresh for due in born), lease.until)
         await self._partitions.ensure("event_bodies", [now])
         await self._many(INSERT_EVENT, events)
         await self._many(INSERT_BODY, bodies)
@@ -202,6 +206,9 @@ class PostgresRows(PlainRows):
     # -- what this node holds, so that it can give it back
 
     def _hold(self, table: str, rows: Iterable[tuple[int, int]], until: int) -> None:
+        """Noted inside the transaction: whoever asked for it may be gone when it is kept. No other row has the token,
+        where it is not kept.
+        """
         held, now = self._leases[table], self.now()
         held.update((num, (token, until)) for num, token in rows)
         if len(held) > 10_000:

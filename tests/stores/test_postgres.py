@@ -16,18 +16,20 @@ from service.facts import Arrival, CancelAsked
 from service.states import JobStatus, Source, Work
 from service.stores.migrations import Migration, migrations
 from service.stores.postgres import PostgresStore, open_store
-from service.stores.postgres_pool import Options, read_url
+from service.stores.postgres_pool import Options, Times, read_url
 from service.stores.postgres_schema import migrate
 from tests.stores import server
-from tests.stores.world import START, SUCCEEDED, ManualClock, Real, World, a_job, add_credential, new, page, said
+from tests.stores.world import START, SUCCEEDED, ManualClock, Real, Slots, World, a_job, add_credential, new, page, said
 
 pytestmark = pytest.mark.anyio
 
 
 @contextlib.asynccontextmanager
-async def node(url: str, clock: Any = None, *, ask_time: bool = False) -> AsyncIterator[World]:
+async def node(
+    url: str, clock: Any = None, *, ask_time: bool = False, slots: Slots | None = None, times: Times | None = None
+) -> AsyncIterator[World]:
     clock = clock or ManualClock()
-    store = await open_store(url, plan=Real(), clock=clock, ask_time=ask_time)
+    store = await open_store(url, plan=Real(slots), clock=clock, ask_time=ask_time, times=times)
     try:
         tenant = await store.create_tenant("default", b"sealed")
         yield World(store, clock, tenant.num, await add_credential(store, tenant.num))
