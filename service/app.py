@@ -100,6 +100,7 @@ async def build(
 ) -> Service:
     """Everything of one process, ready but with no loop running. `role` is all, api or worker.
 
+    The stages' time is the store's, which may be the database's; what is made before it measures spans alone.
     The other arguments are seams: time, chance, the way out, the database and how long a claim lasts can be given by a
     test.
     Raises `SettingsError`, `WrongMasterKey`, `SchemaTooNew`, `LockHeld`, `StoreUnavailable`.
@@ -125,7 +126,7 @@ async def build(
             await store.recover_leases()
             await fleet.join(store)
         accounts = Accounts(
-            store=store, sealed=sealed, settings=settings, providers=known, clock=clock, sandboxed=sandboxed,
+            store=store, sealed=sealed, settings=settings, providers=known, clock=store.clock, sandboxed=sandboxed,
             token_of=vault.callback_token,
         )  # fmt: skip
         await accounts.start()
@@ -136,8 +137,9 @@ async def build(
     egress = make_egress(policy=policy, trusted=_base_urls(settings, known), proxy=settings.egress_proxy)
     owned = contextlib.nullcontext if role != "api" else partial(_owned_while_ticking, store, fleet)
     parts = Parts(
-        settings, clock, random, vault, sealed, known, store, accounts, policy, egress, fleet, lanes, owned, lease_ms
-    )
+        settings, store.clock, random, vault, sealed, known, store, accounts, policy, egress, fleet, lanes, owned,
+        lease_ms,
+    )  # fmt: skip
     service = Service(context=parts.context(), egress=egress, fleet=fleet)
     if role != "api":
         store.listen(service.context.loops.wake)
