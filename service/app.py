@@ -100,9 +100,7 @@ async def build(
 ) -> Service:
     """Everything of one process, ready but with no loop running. `role` is all, api or worker.
 
-    The stages' time is the store's, which may be the database's; what is made before it measures spans alone.
-    The other arguments are seams: time, chance, the way out, the database and how long a claim lasts can be given by a
-    test.
+    The other arguments are seams for tests. Stages have the store's clock; what is made before it measures spans alone.
     Raises `SettingsError`, `WrongMasterKey`, `SchemaTooNew`, `LockHeld`, `StoreUnavailable`.
     """
     clock = clock or SystemClock()
