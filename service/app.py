@@ -100,8 +100,7 @@ async def build(
 ) -> Service:
     """Everything of one process, ready but with no loop running. `role` is all, api or worker.
 
-    The other arguments are seams: time, chance, the way out, the database and how long a claim lasts can be given by a
-    test.
+    The other arguments are seams for tests. Stages have the store's clock; what is made before it measures spans alone.
     Raises `SettingsError`, `WrongMasterKey`, `SchemaTooNew`, `LockHeld`, `StoreUnavailable`.
     """
     clock = clock or SystemClock()
@@ -124,7 +123,7 @@ async def build(
             store.own_loops(f"--role {role}")
             await store.recover_leases()
         accounts = Accounts(
-            store=store, sealed=sealed, settings=settings, providers=known, clock=clock, sandboxed=sandboxed,
+            store=store, sealed=sealed, settings=settings, providers=known, clock=store.clock, sandboxed=sandboxed,
             token_of=vault.callback_token,
         )  # fmt: skip
         await accounts.start()
@@ -137,8 +136,9 @@ async def build(
     egress = make_egress(policy=policy, trusted=_base_urls(settings, known), proxy=settings.egress_proxy)
     owned = contextlib.nullcontext if role != "api" else partial(_owned_while_ticking, store, fleet)
     parts = Parts(
-        settings, clock, random, vault, sealed, known, store, accounts, policy, egress, fleet, lanes, owned, lease_ms
-    )
+        settings, store.clock, random, vault, sealed, known, store, accounts, policy, egress, fleet, lanes, owned,
+        lease_ms,
+    )  # fmt: skip
     service = Service(context=parts.context(), egress=egress, fleet=fleet)
     if role != "api":
         store.listen(service.context.loops.wake)

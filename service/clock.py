@@ -13,6 +13,8 @@ class Clock(Protocol):
 
 
 class SystemClock:
+    """The node's own. Stages are given their store's, which on PostgreSQL is the database's (`Store.clock`)."""
+
     def now(self) -> int:
         return time.time_ns() // 1_000_000
 

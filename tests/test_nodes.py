@@ -13,6 +13,7 @@ import pytest
 
 from service import providers
 from service.app import Service, build
+from service.clock import Clock
 from service.crypto import generate_master_key
 from service.settings import load
 from service.web.server import create_web
@@ -27,7 +28,10 @@ KEYS = generate_master_key()
 
 
 @contextlib.asynccontextmanager
-async def node(url: str, sandbox: str, **more: str) -> AsyncIterator[tuple[Service, httpx2.AsyncClient]]:
+async def node(
+    url: str, sandbox: str, *, clock: Clock | None = None, role: str = "all", **more: str
+) -> AsyncIterator[tuple[Service, httpx2.AsyncClient]]:
+    """A node of that database and a client of it. Where its role is `api` its loops run when it is ticked."""
     environment = {
         "CALLSHEET_DATABASE_URL": url,
         "CALLSHEET_API_KEY": ADMIN,
@@ -36,8 +40,9 @@ async def node(url: str, sandbox: str, **more: str) -> AsyncIterator[tuple[Servi
         "CALLSHEET_SANDBOX_URL": sandbox,
         **more,
     }
-    service = await build(load(environment, known_providers=providers.names()))
-    service.context.loops.start()
+    service = await build(load(environment, known_providers=providers.names()), role=role, clock=clock)
+    if role != "api":
+        service.context.loops.start()
     transport = httpx2.ASGITransport(create_web(service.context))
     client = httpx2.AsyncClient(
         transport=transport, base_url="http://callsheet.test", headers={"authorization": f"Bearer {ADMIN}"}
@@ -49,9 +54,9 @@ async def node(url: str, sandbox: str, **more: str) -> AsyncIterator[tuple[Servi
         await service.close()
 
 
-async def submit(client: httpx2.AsyncClient, prompt: str) -> dict[str, Any]:
-    body = {"provider": "pixverse", "operation": "text_to_video", "input": {**INPUT, "prompt": prompt}}
-    answer = await client.post("/v1/jobs", json=body)
+async def submit(client: httpx2.AsyncClient, prompt: str, *, key: str | None = None, **more: Any) -> dict[str, Any]:
+    body = {"provider": "pixverse", "operation": "text_to_video", "input": {**INPUT, "prompt": prompt}, **more}
+    answer = await client.post("/v1/jobs", json=body, headers={"idempotency-key": key} if key is not None else None)
     assert answer.status_code == 202, answer.text
     job: dict[str, Any] = answer.json()
     return job

@@ -1,7 +1,6 @@
 """`callsheet keys`: what opens the API."""
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -33,8 +32,7 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 def create(name: str, scopes: tuple[str, ...], tenant: str, expires_in: float | None, as_json: bool) -> None:
     """Make a key and show it, this once. Opens the database itself, also beside a running service."""
-    expires_at = int((time.time() + expires_in) * 1000) if expires_in is not None else None
-    made = asyncio.run(_create(read_settings(), name, scopes, tenant, expires_at))
+    made = asyncio.run(_create(read_settings(), name, scopes, tenant, expires_in))
     if as_json:
         Printer(as_json=True).raw(made)
         return
@@ -44,12 +42,13 @@ def create(name: str, scopes: tuple[str, ...], tenant: str, expires_in: float | 
 
 
 async def _create(
-    settings: "Settings", name: str, scopes: tuple[str, ...], tenant: str, expires_at: int | None
+    settings: "Settings", name: str, scopes: tuple[str, ...], tenant: str, expires_in: float | None
 ) -> dict[str, Any]:
     from service.accounts import DEFAULT_SCOPES
     from service.cli.database import opened
 
     async with opened(settings) as context:
+        expires_at = context.clock.now() + int(expires_in * 1000) if expires_in is not None else None
         return await context.accounts.create_key(tenant, name, scopes or DEFAULT_SCOPES, expires_at)
 
 

@@ -105,6 +105,7 @@ class Storage(Record, frozen=True, kw_only=True):
 
 class Store(Protocol):
     nonce: int  # 16 bits made with the database; part of every row id
+    clock: Clock  # by which its times are written: whoever compares with them, or writes more, asks this one
 
     # lifecycle
     async def close(self) -> None: ...

@@ -91,7 +91,7 @@ async def open_store(
     except BaseException:
         await pool.close()
         raise
-    return PostgresStore(pool, partitions, plan=plan, clock=clock, nonce=nonce, lift=lift)
+    return PostgresStore(pool, partitions, plan=plan, nonce=nonce, lift=lift)
 
 
 class PostgresStore(DeliveryVerbs, MoneyVerbs, NodeVerbs, RetentionVerbs, StorageVerbs):

@@ -24,6 +24,7 @@ from service.errors import StoreUnavailable
 from service.ids import new_token
 from service.states import Record
 from service.stores.group_commit import GroupCommit, Outcome, Verb
+from service.stores.postgres_clock import DatabaseClock
 from service.stores.postgres_lost import LOST, RERUN, lost, translated, unavailable, waited
 
 T = TypeVar("T")
@@ -99,6 +100,9 @@ class Pool:
         self._clock, self.asks_time, self._times = clock, ask_time, times or Times()
         self._size = max(2, self.options.pool)
         self._readers = asyncio.Semaphore(max(1, self._size - 2))  # without the writer's, and one for what is urgent
+        self._told = DatabaseClock(clock)
+        self.clock: Clock = self._told if ask_time else clock
+        self._timing: asyncio.Task[None] | None = None
         self._group = GroupCommit(self._commit_calls)
         self._writer: Any = None
         self._listening: asyncio.Task[None] | None = None
@@ -127,11 +131,13 @@ class Pool:
                 reset=_nothing,  # nothing of ours outlives a transaction; one round trip less
             )
             self._at = await self._read_clock(self)
+        if self.asks_time:
+            self._timing = asyncio.create_task(self._told.keep(self._ask_time))
 
     async def close(self) -> None:
         """Wait for what is being written, close every connection."""
         await self._group.drained()
-        for task in (self._listening, self._telling):
+        for task in (self._listening, self._telling, self._timing):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
@@ -143,11 +149,8 @@ class Pool:
     # -- time
 
     def now(self) -> int:
-        """The database's time: inside a transaction as it began, else as it was asked last and went on here."""
-        if not self.asks_time:
-            return self._clock.now()
-        at, monotonic = self._at
-        return at if self._inside else at + int((self._clock.monotonic() - monotonic) * 1000)
+        """The database's time: inside a transaction as it began, else as it goes on."""
+        return self._at[0] if self._inside and self.asks_time else self.clock.now()
 
     def monotonic(self) -> float:
         """This node's monotonic clock just before the transaction asked for the time: no lease seems longer here."""
@@ -159,7 +162,16 @@ class Pool:
 
     async def _read_clock(self, db: Any) -> tuple[int, float]:
         before = self._clock.monotonic()
-        return (await db.fetch(CLOCK))[0][0] if self.asks_time else self._clock.now(), before
+        if not self.asks_time:
+            return self._clock.now(), before
+        at = (await db.fetch(CLOCK))[0][0]
+        self._told.learn(at, before)
+        return at, before
+
+    async def _ask_time(self) -> None:
+        with suppress(asyncpg.PostgresError, *LOST):
+            async with self._lent() as db:
+                await self._read_clock(db)
 
     # -- reading
 
@@ -327,6 +339,7 @@ class Pool:
         self._marked = True
         row = await self._writer.fetchrow(BEGIN, self._token, given)
         self._base = row[1]
+        self._told.learn(row[0], before)
         return row[0], before
 
     async def _finish(self, result: Any) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 from msgspec.json import encode
 
-from service.clock import Clock
 from service.ids import row_id
 from service.models import DueDelivery, Endpoint, Event, Job, Target
 from service.states import Work
@@ -76,8 +75,8 @@ ERASED = '{"type": "erased", "data": {"erased": true}}'
 
 
 class PostgresRows(PlainRows):
-    def __init__(self, pool: Pool, partitions: Partitions, *, plan: Plan, clock: Clock, nonce: int, lift: int):
-        self._pool, self._partitions, self._plan, self._clock = pool, partitions, plan, clock
+    def __init__(self, pool: Pool, partitions: Partitions, *, plan: Plan, nonce: int, lift: int):
+        self._pool, self._partitions, self._plan, self.clock = pool, partitions, plan, pool.clock
         self._endpoints: dict[int, tuple[int, list[Endpoint]]] = {}  # by tenant: version, rows
         self._last_lane = LEAST_LANE  # the last one that a claim looked at
         self._last_credential: dict[Work, int] = {}

@@ -37,6 +37,7 @@ TENANT_ENDPOINTS = f"SELECT {', '.join(ENDPOINT_COLUMNS)} FROM endpoints WHERE t
 class SqliteRows(PlainRows):
     def __init__(self, files: Files, *, plan: Plan, clock: Clock):
         self._files, self._plan, self._clock = files, plan, clock
+        self.clock = clock
         self._endpoints: dict[int, tuple[int, list[Endpoint]]] = {}  # by tenant: version, rows
         self._last_lane = LEAST_LANE  # the last one that a claim looked at
         self._last_credential: dict[Work, int] = {}

@@ -1,0 +1,200 @@
+"""Nodes whose own clock is wrong, on PostgreSQL: every time that is kept or compared is the database's."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from service.app import Service
+from service.clock import SystemClock
+from service.signatures import TOLERANCE_S
+from tests.stores import server
+from tests.test_fleet import endpoint, publish
+from tests.test_nodes import node, submit, until
+from tests.test_pipeline import receiving, status
+from tests.web.served import sandbox_running
+
+pytestmark = pytest.mark.anyio
+
+MINUTE, HOUR, DAY = 60.0, 3_600.0, 86_400.0
+NEVER_CALLED = "http://127.0.0.1:1"
+
+
+class WrongClock(SystemClock):
+    """The machine's, and so the database's, but for so many seconds."""
+
+    def __init__(self, by: float):
+        self._by = by
+
+    def now(self) -> int:
+        return super().now() + int(self._by * 1000)
+
+
+@pytest.fixture
+def sandbox() -> Iterator[str]:
+    with sandbox_running(NEVER_CALLED) as url:
+        yield url
+
+
+@pytest.fixture
+async def url(tmp_path: Path) -> str:
+    return await server.database(tmp_path)
+
+
+async def control(sandbox: str, what: str, **body: Any) -> None:
+    async with httpx2.AsyncClient() as client:
+        (await client.put(f"{sandbox}/_sandbox/pixverse/{what}", json=body)).raise_for_status()
+
+
+async def charges(sandbox: str) -> int:
+    async with httpx2.AsyncClient() as client:
+        return len((await client.get(f"{sandbox}/_sandbox/pixverse/ledger")).json()["data"])
+
+
+async def left(client: httpx2.AsyncClient, job: dict[str, Any], *statuses: str, within: float = 20) -> dict[str, Any]:
+    """The job, once its status is none of these."""
+    async with asyncio.timeout(within):
+        while True:
+            shown: dict[str, Any] = (await client.get(f"/v1/jobs/{job['id']}")).json()
+            if shown["status"] not in statuses:
+                return shown
+            await asyncio.sleep(0.1)
+
+
+async def counts(service: Service) -> list[int]:
+    tables = ("jobs", "events", "attempts", "event_bodies")
+    return [(await service.context.store.rows(f"SELECT count(*) FROM {table}"))[0][0] for table in tables]
+
+
+async def go_back(service: Service, job: dict[str, Any], column: str, seconds: float) -> None:
+    sql = f"UPDATE jobs SET {column} = {column} - $1 WHERE id = $2 RETURNING num"
+    assert len(await service.context.store.write(sql, int(seconds * 1000), job["id"])) == 1
+
+
+async def taken(path: str) -> bytes:
+    return status(200)
+
+
+async def test_a_node_that_is_days_ahead_prunes_only_what_is_old(url: str, sandbox: str) -> None:
+    async with receiving(taken) as (receiver, target), node(url, sandbox) as (right, client):
+        await endpoint(right, f"{target}/in")
+        old, job = await submit(client, "old"), await submit(client, "new", key="order-1")
+        for made in (old, job):
+            assert (await left(client, made, "queued", "submitting", "processing"))["status"] == "succeeded"
+        await until(4, receiver.requests)  # of each that it is processing, and that it succeeded
+    async with node(url, sandbox, clock=WrongClock(100 * DAY), role="api") as (wrong, client):
+        assert await counts(wrong) == [2, 4, 4, 4]
+        await go_back(wrong, old, "finished_at", 100 * DAY)
+        await wrong.context.loops.tick(5)
+        jobs, events, attempts, bodies = await counts(wrong)
+        assert (jobs, events, attempts) == (1, 2, 2), "one is old"
+        assert bodies >= 2
+        assert (await submit(client, "new", key="order-1"))["id"] == job["id"]
+    assert await charges(sandbox) == 2
+
+
+@pytest.mark.parametrize("by", [HOUR, -HOUR])
+async def test_a_job_is_submitted_at_once_and_ends_by_its_own_deadline(url: str, sandbox: str, by: float) -> None:
+    """Whichever clock the node has that accepted it, and the one that follows it."""
+    await control(sandbox, "faults", duration_s=[4, 4])
+    async with node(url, sandbox, clock=WrongClock(by), role="api") as (_, client), node(url, sandbox) as (right, _):
+        job = await submit(client, "a cat", deadline_seconds=600)
+        assert await left(client, job, "queued")
+        assert (await left(client, job, "submitting", "processing"))["status"] == "succeeded"
+        ((created, deadline, submitted, ends),) = await right.context.store.rows(
+            "SELECT created_at, deadline_at, submitted_at, finished_at FROM jobs"
+        )
+    assert created <= submitted < ends < created + 60_000
+    assert deadline - created == 600_000
+
+
+@pytest.mark.parametrize("by", [HOUR, -HOUR])
+async def test_a_worker_ends_a_deadline_in_its_time(url: str, sandbox: str, by: float) -> None:
+    await control(sandbox, "faults", duration_s=[10, 10])
+    async with node(url, sandbox, role="api") as (right, client), node(url, sandbox, clock=WrongClock(by)):
+        late, in_time = [await submit(client, prompt, deadline_seconds=1_800) for prompt in ("a", "b")]
+        for job in (late, in_time):
+            assert (await left(client, job, "queued", "submitting"))["status"] == "processing"
+        await go_back(right, late, "deadline_at", 1_800)
+        ended = [await left(client, job, "processing") for job in (late, in_time)]
+    assert [job["status"] for job in ended] == ["failed", "succeeded"]
+    assert ended[0]["error"]["code"] == "deadline_exceeded"
+
+
+@pytest.mark.parametrize("by", [-HOUR, -MINUTE])
+async def test_retry_after_is_obeyed_and_signatures_are_fresh(url: str, by: float) -> None:
+    async def busy(path: str) -> bytes:
+        return status(429, "retry-after: 20\r\n")
+
+    async with receiving(busy) as (receiver, target), node(url, NEVER_CALLED, clock=WrongClock(by)) as (wrong, _):
+        await endpoint(wrong, f"{target}/in")
+        await publish(wrong, 1)
+        await until(1, receiver.requests)
+        sql, rows = "SELECT d.due_at, a.at FROM deliveries d JOIN attempts a ON a.delivery = d.num", list[Any]()
+        async with asyncio.timeout(10):
+            while not rows:
+                rows = await wrong.context.store.rows(sql)
+        assert len(rows) == 1, "tried again before its time"
+        ((due_at, at),), now = rows, SystemClock().now()
+        assert abs(now - at) < 10_000
+        assert due_at - at >= 20_000
+        assert abs(int(receiver.requests[0][1]["webhook-timestamp"]) - now / 1000) < TOLERANCE_S
+        await asyncio.sleep(3)
+        assert len(receiver.requests) == 1
+
+
+@pytest.mark.parametrize("by", [-15 * MINUTE, 15 * MINUTE])
+async def test_a_submit_is_repeated_only_while_pixverse_remembers_it(url: str, sandbox: str, by: float) -> None:
+    """After ten minutes of the database's clock it is looked up, whatever the node's own says."""
+    await control(sandbox, "faults", drop_reply_after_accept=1, duration_s=[0.1, 0.1])
+    async with node(url, sandbox, role="api") as (right, client):
+        job = await submit(client, "a cat")
+        await right.context.loops.tick(20)
+        assert (await left(client, job))["status"] == "submitting", "the reply was not dropped"
+        assert await charges(sandbox) == 1
+        await control(sandbox, "faults", duration_s=[0.1, 0.1])
+        if by < 0:
+            await control(sandbox, "account", trace_memory_s=0)
+            await go_back(right, job, "submitted_at", 11 * MINUTE)
+    async with node(url, sandbox, clock=WrongClock(by)) as (wrong, client):
+        shown = await left(client, job, "submitting", "processing", within=40)
+        sql = (
+            "SELECT count(*) FROM notes WHERE kind = 'submit' AND position('sending' IN convert_from(data, 'UTF8')) > 0"
+        )
+        ((sent,),) = await wrong.context.store.rows(sql)
+    assert await charges(sandbox) == 1
+    assert shown["status"] == "succeeded"
+    assert sent == (1 if by < 0 else 2)
+
+
+@pytest.mark.parametrize("by", [HOUR, -HOUR])
+async def test_callbacks_are_fresh_or_forged_by_the_databases_clock(url: str, sandbox: str, by: float) -> None:
+    await control(sandbox, "faults", callback={"lose": 1}, duration_s=[30, 30])
+    async with node(url, sandbox) as (right, client), node(url, sandbox, clock=WrongClock(by), role="api") as wrong:
+        job = await submit(client, "a cat")
+        named = (await left(client, job, "queued", "submitting"))["provider_job_ids"][0]
+
+        async def call(ahead: float) -> int:
+            headers = signed(named, int(time.time() + ahead))
+            body = f'{{"id":{named},"status":7}}'
+            return (await wrong[1].post("/v1/callbacks/pixverse", content=body, headers=headers)).status_code
+
+        assert await call(10 * MINUTE) == 401
+        assert (await call(-10 * MINUTE), await call(0)) == (200, 200)
+        verdicts = await right.context.store.rows(
+            "SELECT verdict, reason FROM callbacks WHERE job IS NOT NULL ORDER BY num"
+        )
+        assert [tuple(row) for row in verdicts] == [("hint", "not fresh"), ("verified", None)]
+
+
+def signed(named: str, at: int) -> dict[str, str]:
+    text = f"{at}\nnonce\nid={named}&status=7".encode()
+    signature = base64.b64encode(hmac.new(b"sandbox-callback-secret", text, hashlib.sha256).digest()).decode()
+    return {"webhook-timestamp": str(at), "webhook-nonce": "nonce", "webhook-signature": signature}
