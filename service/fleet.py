@@ -104,8 +104,9 @@ class Fleet:
     def _see(self, said: _View, roster: Sequence[Peer]) -> None:
         """`said` is what our row said when the roster was read, ours among it."""
         self.shared = self.shared or len(roster) > 1
-        newest = self._views[-1]
-        proven = [peer.node for peer in roster if peer.proven or peer.node in newest.nodes]
+        newest, named = self._views[-1], {node for view in self._views for node in view.nodes}
+        # Whoever a row of ours named may act by it, proven or not.
+        proven = [peer.node for peer in roster if peer.proven or peer.node in named]
         nodes = tuple(sorted(proven or [peer.node for peer in roster]))
         if nodes != newest.nodes:
             newest = _view(nodes, self._node)
