@@ -31,6 +31,7 @@ from service.stores.planning import FreshLease, WriteSet
 from service.stores.postgres_partitions import Partitions
 from service.stores.postgres_pool import Pool
 from service.stores.postgres_schema import SHIFT
+from service.stores.turns import BY_TIME, BY_TURN
 
 PENDING, DELIVERED, FAILED, CANCELED, HELD = range(len(DELIVERY_NUMBER))
 LEAST_LANE = -(1 << 63)
@@ -79,8 +80,8 @@ class PostgresRows(PlainRows):
     def __init__(self, pool: Pool, partitions: Partitions, *, plan: Plan, clock: Clock, nonce: int, lift: int):
         self._pool, self._partitions, self._plan, self._clock = pool, partitions, plan, clock
         self._endpoints: dict[int, tuple[int, list[Endpoint]]] = {}  # by tenant: version, rows
-        self._last_lane = LEAST_LANE  # the last one that a claim looked at
-        self._last_credential: dict[Work, int] = {}
+        self._last_lane = dict.fromkeys((BY_TURN, BY_TIME), LEAST_LANE)  # the last one that a claim looked at, or took
+        self._last_credential: dict[tuple[str, Work], int] = {}
         self._lift, self._numbered, self._given = lift, -1, 0  # which transaction, and how many numbers it was given
         self._leases: dict[str, dict[int, tuple[int, int]]] = {"jobs": {}, "deliveries": {}}  # ours: token, end
         pool.rolled_back = self._rolled_back
