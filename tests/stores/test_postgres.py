@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -18,6 +19,7 @@ from service.stores.migrations import Migration, migrations
 from service.stores.postgres import PostgresStore, open_store
 from service.stores.postgres_pool import Options, read_url
 from service.stores.postgres_schema import migrate
+from service.web.api.events import stream
 from tests.stores import server
 from tests.stores.world import START, SUCCEEDED, ManualClock, Real, World, a_job, add_credential, new, page, said
 
@@ -193,6 +195,26 @@ async def test_a_stream_never_skips_a_late_committer(url: str) -> None:
         await world.settle()
         streamed = await world.store.events_after(world.tenant, 0, 10)
         assert [e.type for e in streamed] == ["late", "early"]
+
+
+async def test_a_stream_that_begins_now_begins_below_who_is_still_writing(url: str) -> None:
+    async with node(url) as world, aside(url) as late:
+        transaction, number = await begun_late(world, late)
+        early, _ = await world.store.publish(world.tenant, said("early"), None)
+        assert number < early.num
+        waiting = SimpleNamespace(released=False)
+        context = SimpleNamespace(store=world.store, clock=SystemClock(), waiting=waiting)
+        call: Any = SimpleNamespace(headers={}, tenant=world.tenant, context=context, query={"seconds": 10})
+        frames = (await stream(call)).body
+        await transaction.commit()
+        shown = [frame async for frame in aiter_of(frames, 3)]
+        assert [b"event: late\n" in shown[1], b"event: early\n" in shown[2]] == [True, True]
+
+
+async def aiter_of(frames: Any, count: int) -> AsyncIterator[bytes]:
+    for _ in range(count):
+        yield await anext(frames)
+    await frames.aclose()
 
 
 async def test_pages_of_events_never_skip_a_late_committer(url: str) -> None:
