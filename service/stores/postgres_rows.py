@@ -1,8 +1,8 @@
 """What PostgreSQL's verbs are made of: bulk statements, numbers in commit order, events and their deliveries.
 
 Numbers. A job, an event and a delivery are numbered `transaction * 2**20 + n`, n counting within the transaction.
-Several nodes commit in another order than they began, so whoever reads events by a cursor (a stream, `recover`, the
-pages of their list) stops below the oldest transaction that is still open: what is there below it is all that will
+Several nodes commit in another order than they began, so whoever reads events by a cursor (a stream, the pages
+of their list) stops below the oldest transaction that is still open: what is there below it is all that will
 ever be, and a cursor skips nobody. That needs no lock and no row that every transaction writes. A long transaction that
 writes, of anything on the same server, makes these wait for it, and nothing else: claims and deliveries do not look at
 it, nor do the lists of jobs and of deliveries, where whoever has just made a row expects to see it.

@@ -14,14 +14,26 @@ import pytest
 from service.clock import SystemClock
 from service.errors import SchemaTooNew, StoreUnavailable
 from service.facts import Arrival, CancelAsked
-from service.states import JobStatus, Source, Work
+from service.states import DeliveryStatus, JobStatus, Source, Work
 from service.stores.migrations import Migration, migrations
 from service.stores.postgres import PostgresStore, open_store
 from service.stores.postgres_pool import Options, read_url
 from service.stores.postgres_schema import migrate
 from service.web.api.events import stream
 from tests.stores import server
-from tests.stores.world import START, SUCCEEDED, ManualClock, Real, World, a_job, add_credential, new, page, said
+from tests.stores.world import (
+    START,
+    SUCCEEDED,
+    ManualClock,
+    Real,
+    World,
+    a_job,
+    add_credential,
+    new,
+    outcome,
+    page,
+    said,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -215,6 +227,31 @@ async def aiter_of(frames: Any, count: int) -> AsyncIterator[bytes]:
     for _ in range(count):
         yield await anext(frames)
     await frames.aclose()
+
+
+async def test_recovering_waits_for_nobody(url: str) -> None:
+    """Somebody writes for long, of anything on the same server; an event below the walk goes out by itself."""
+    async with node(url) as world, node(url) as other:
+        endpoint = await world.endpoint()
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow() -> Any:
+            event = (await other.store._publish([(world.tenant, said("late"), None)]))[0][0]
+            begun.set()
+            await go_on.wait()
+            return event
+
+        publishing = asyncio.create_task(other.store._pool.durable(slow))
+        await begun.wait()
+        failed, _ = await world.store.publish(world.tenant, said("failed"), None)
+        results = [outcome(due, status=DeliveryStatus.FAILED) for due in await world.claim()]
+        await world.store.record_attempts(results)
+        count, seen = await world.store.recover(endpoint, since=0, after=0, limit=10)
+        assert (count, seen) == (1, failed.num)
+        go_on.set()
+        event = await publishing
+        assert event.num < failed.num
+        assert sorted(due.event_id for due in await world.claim()) == sorted((event.id, failed.id))
 
 
 async def test_pages_of_events_never_skip_a_late_committer(url: str) -> None:
