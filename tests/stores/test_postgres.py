@@ -14,7 +14,9 @@ import pytest
 from service.clock import SystemClock
 from service.errors import SchemaTooNew, StoreUnavailable
 from service.facts import Arrival, CancelAsked
+from service.restoring import settle_copy
 from service.states import DeliveryStatus, JobStatus, Source, Work
+from service.stores import COPIED_AT
 from service.stores.migrations import Migration, migrations
 from service.stores.postgres import PostgresStore, open_store
 from service.stores.postgres_pool import Options, read_url
@@ -252,6 +254,32 @@ async def test_recovering_waits_for_nobody(url: str) -> None:
         event = await publishing
         assert event.num < failed.num
         assert sorted(due.event_id for due in await world.claim()) == sorted((event.id, failed.id))
+
+
+async def test_a_node_that_settles_a_copy_late_distrusts_nothing_that_was_accepted_since(url: str) -> None:
+    async with node(url) as world, node(url) as other:
+        old = await world.queued()
+        await world.store.set_meta(COPIED_AT, str(world.clock.at))
+        waits, go_on = asyncio.Event(), asyncio.Event()
+
+        class Slow:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(other.store, name)
+
+            async def tenants(self) -> Any:
+                waits.set()
+                await go_on.wait()
+                return await other.store.tenants()
+
+        slow: Any = Slow()
+        settling = asyncio.create_task(settle_copy(slow, slow, START))
+        await waits.wait()
+        first: Any = world.store
+        assert await settle_copy(first, first, START) == 1
+        fresh = await world.queued()
+        go_on.set()
+        assert await settling == 0
+        assert [(await world.now(job)).status for job in (old, fresh)] == [JobStatus.UNKNOWN, JobStatus.QUEUED]
 
 
 async def test_pages_of_events_never_skip_a_late_committer(url: str) -> None:
