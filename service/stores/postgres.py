@@ -114,8 +114,8 @@ class PostgresStore(DeliveryVerbs, MoneyVerbs, NodeVerbs, RetentionVerbs, Storag
 
     @writing
     async def _create_jobs(self, items: list[NewJob]) -> list[Created]:
-        known, earlier = await self._known(items), {}
         budgets = await self._budgets({item.job.tenant for item in items})
+        known, earlier = await self._known(items), {}  # behind the lock: what another node made meanwhile is known
         before, made = dict(budgets), dict[int, NewJob]()
         results: list[Created | None] = [None] * len(items)
         for index, item in enumerate(items):

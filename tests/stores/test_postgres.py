@@ -14,7 +14,9 @@ import pytest
 from service.clock import SystemClock
 from service.errors import SchemaTooNew, StoreUnavailable
 from service.facts import Arrival, CancelAsked
+from service.models import Cost, Detail
 from service.restoring import settle_copy
+from service.spending import Budget
 from service.states import DeliveryStatus, JobStatus, Source, Work
 from service.stores import COPIED_AT
 from service.stores.migrations import Migration, migrations
@@ -280,6 +282,32 @@ async def test_a_node_that_settles_a_copy_late_distrusts_nothing_that_was_accept
         go_on.set()
         assert await settling == 0
         assert [(await world.now(job)).status for job in (old, fresh)] == [JobStatus.UNKNOWN, JobStatus.QUEUED]
+
+
+async def test_one_key_sent_to_two_nodes_is_replayed_though_nothing_is_left(url: str) -> None:
+    async with node(url) as world, node(url) as other:
+        budget = Budget(tenant=world.tenant, provider="pixverse", unit="credits", amount="10", period="total")
+        await world.store.put_budget(budget)
+        priced = Detail(cost=Cost(amount="10", unit="credits", source="quoted"))
+        item, again = (new(a_job(world.tenant, world.credential, detail=priced), key="same") for _ in range(2))
+        made, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow() -> Any:
+            created = await other.store._create_jobs([item])
+            made.set()
+            await go_on.wait()
+            return created
+
+        first = asyncio.create_task(other.store._pool.durable(slow))
+        await made.wait()
+        second = asyncio.create_task(world.create(again))
+        async with aside(url) as db:
+            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            async with asyncio.timeout(10):
+                while not await db.fetchval(waiting):  # noqa: ASYNC110 - of what the server does
+                    await asyncio.sleep(0.01)
+        go_on.set()
+        assert [(await first)[0].verdict, (await second).verdict] == ["created", "replayed"]
 
 
 async def test_pages_of_events_never_skip_a_late_committer(url: str) -> None:
