@@ -4,6 +4,7 @@ Jobs that were `queued` or `submitting` when the copy was taken may have been su
 announced as such, and are settled as every lost submit is: by a callback, by reconciling, or by a person.
 """
 
+from service.errors import CallsheetError
 from service.facts import Arrival, Restored
 from service.models import Job
 from service.states import JobStatus, Source
@@ -12,6 +13,10 @@ from service.transitions import Transitions
 
 BATCH = 500
 RESTORED_AT = "restored_at"
+
+
+class _SettledElsewhere(CallsheetError):
+    """Another node has done it all, and accepts: what is queued now may be new."""
 
 
 async def settle_copy(store: Store, transitions: Transitions, now: int) -> int | None:
@@ -23,9 +28,12 @@ async def settle_copy(store: Store, transitions: Transitions, now: int) -> int |
     if not await store.meta(COPIED_AT):
         return None
     settled = 0
-    for tenant in await store.tenants():
-        for status in (JobStatus.QUEUED, JobStatus.SUBMITTING):
-            settled += await _distrust(store, transitions, tenant.num, status)
+    try:
+        for tenant in await store.tenants():
+            for status in (JobStatus.QUEUED, JobStatus.SUBMITTING):
+                settled += await _distrust(store, transitions, tenant.num, status)
+    except _SettledElsewhere:
+        return settled
     await store.set_meta(RESTORED_AT, str(now))
     await store.set_meta(COPIED_AT, "")
     return settled
@@ -34,6 +42,9 @@ async def settle_copy(store: Store, transitions: Transitions, now: int) -> int |
 async def _distrust(store: Store, transitions: Transitions, tenant: int, status: JobStatus) -> int:
     settled, before = 0, None
     while jobs := await store.jobs(tenant, Page(limit=BATCH, before=before), {"status": status}):
+        # Asked behind the jobs, and of the mark, not of clocks: nobody accepts any while the mark is there.
+        if not await store.meta(COPIED_AT):
+            raise _SettledElsewhere
         applied = await transitions.apply([_restored(job) for job in jobs])
         settled += sum(result.verdict == "applied" for result in applied)
         before = jobs[-1].num

@@ -27,6 +27,7 @@ from service.stores.postgres_retention import RetentionVerbs
 from service.stores.postgres_rows import CANCELED, HELD, PENDING, insert, update
 from service.stores.postgres_schema import migrate
 from service.stores.postgres_storage import StorageVerbs
+from service.stores.turns import BY_TIME, BY_TURN, CREDENTIALS_PER_CLAIM, DUE_ROWS, behind
 
 CLOCKS_APART_MS = 30_000  # two nodes' clocks, and their transactions' ends: what was changed lately is read again
 _encode = msgspec.json.encode
@@ -57,12 +58,18 @@ CANCEL_PROGRESS = (
 )
 CREDENTIALS = (
     "WITH RECURSIVE c (credential, due_at) AS ((SELECT credential, due_at FROM jobs WHERE work = $1 AND due_at IS NOT"
-    " NULL ORDER BY credential, due_at LIMIT 1) UNION ALL SELECT n.credential, n.due_at FROM c CROSS JOIN LATERAL"
-    " (SELECT j.credential, j.due_at FROM jobs j WHERE j.work = $1 AND j.due_at IS NOT NULL AND"
+    " NULL AND credential > $2 ORDER BY credential, due_at LIMIT 1) UNION ALL SELECT n.credential, n.due_at FROM c"
+    " CROSS JOIN LATERAL (SELECT j.credential, j.due_at FROM jobs j WHERE j.work = $1 AND j.due_at IS NOT NULL AND"
     " j.credential > c.credential ORDER BY j.credential, j.due_at LIMIT 1) n)"
-    " SELECT credential FROM c WHERE due_at <= $2"
+    " SELECT credential, due_at FROM c LIMIT $3"
 )
-ANY_DUE = CREDENTIALS.replace("<= $2", f"<= COALESCE($2::bigint, ({CLOCK})) LIMIT 1")
+_DUE = "SELECT credential FROM jobs WHERE work = $1 AND due_at <= {} AND due_at IS NOT NULL AND credential > 0"
+ANY_DUE = _DUE.format(f"COALESCE($2::bigint, ({CLOCK}))") + " ORDER BY due_at LIMIT 1"
+# Those of what fell due first and last: the one has waited longest, the other hides behind no backlog.
+DUE_CREDENTIALS = (
+    f"SELECT credential, count(*) FROM (({_DUE.format('$2')} ORDER BY due_at LIMIT $3) UNION ALL"  # noqa: S608
+    f" ({_DUE.format('$2')} ORDER BY due_at DESC LIMIT $3)) d GROUP BY credential"
+)
 CLAIM = (
     "SELECT num FROM jobs WHERE work = $1 AND credential = $2 AND due_at <= $3 AND due_at IS NOT NULL ORDER BY due_at"
     " LIMIT $4 FOR UPDATE SKIP LOCKED"
@@ -112,8 +119,8 @@ class PostgresStore(DeliveryVerbs, MoneyVerbs, NodeVerbs, RetentionVerbs, Storag
 
     @writing
     async def _create_jobs(self, items: list[NewJob]) -> list[Created]:
-        known, earlier = await self._known(items), {}
         budgets = await self._budgets({item.job.tenant for item in items})
+        known, earlier = await self._known(items), {}  # behind the lock: what another node made meanwhile is known
         before, made = dict(budgets), dict[int, NewJob]()
         results: list[Created | None] = [None] * len(items)
         for index, item in enumerate(items):
@@ -269,14 +276,14 @@ class PostgresStore(DeliveryVerbs, MoneyVerbs, NodeVerbs, RetentionVerbs, Storag
 
     async def _claim_work(self, work: Work, room: Room, lease_ms: int, limit: int) -> list[tuple[Job, bytes | None]]:
         """First which credentials have due work and room, in turn, then their rows: none starves behind another's."""
-        now, last = self.now(), self._last_credential.get(work, 0)
-        taken: list[int] = []
-        due = [row[0] for row in await self._rows(CREDENTIALS, work, now)]
-        for credential in sorted(due, key=lambda num: (num <= last, num)):
+        now, taken = self.now(), list[int]()
+        for found, credential in await self._due_credentials(work, now):
             most = min(room(credential), limit - len(taken))
             if most > 0:
                 taken += [row[0] for row in await self._rows(CLAIM, work, credential, now, most)]
-                self._last_credential[work] = credential
+            if len(taken) >= limit:
+                self._last_credential[found, work] = credential
+                break
         if not taken:
             return []
         token, until = new_token(), now + lease_ms
@@ -286,6 +293,21 @@ class PostgresStore(DeliveryVerbs, MoneyVerbs, NodeVerbs, RetentionVerbs, Storag
         sql = "SELECT job, input FROM job_details WHERE job = ANY($1::bigint[])"
         inputs = {job: given for job, given in await self._rows(sql, taken)}
         return [(jobs[num], inputs[num]) for num in taken]
+
+    async def _due_credentials(self, work: Work, now: int) -> list[tuple[str, int]]:
+        """Those of what fell due first and last. Where that is not all, first some of all credentials, in turn."""
+        due = await self._rows(DUE_CREDENTIALS, work, now, DUE_ROWS)
+        by_time = behind(self._last_credential.get((BY_TIME, work), 0), (row[0] for row in due))
+        if sum(row[1] for row in due) < 2 * DUE_ROWS:
+            return [(BY_TIME, num) for num in by_time]
+        start = self._last_credential.get((BY_TURN, work), 0)
+        looked = await self._rows(CREDENTIALS, work, start, CREDENTIALS_PER_CLAIM)
+        if len(looked) < CREDENTIALS_PER_CLAIM:
+            again = await self._rows(CREDENTIALS, work, 0, CREDENTIALS_PER_CLAIM - len(looked))
+            looked += [row for row in again if row[0] <= start]
+        self._last_credential[BY_TURN, work] = looked[-1][0] if looked else 0
+        by_turn = [num for num, due_at in looked if due_at <= now]
+        return [(BY_TURN, num) for num in by_turn] + [(BY_TIME, num) for num in by_time if num not in set(by_turn)]
 
     # -- credentials
 

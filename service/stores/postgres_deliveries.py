@@ -16,6 +16,7 @@ from service.stores.planning import Loaded, Planner, due_delivery
 from service.stores.postgres_endpoints import EndpointVerbs
 from service.stores.postgres_pool import writing
 from service.stores.postgres_rows import CANCELED, ERASED, FAILED, HELD, LEAST_LANE, PENDING, insert, update
+from service.stores.turns import BY_TIME, BY_TURN, DUE_ROWS, behind
 
 HOUR_MS = 3_600_000
 RECOVER_SPACING_MS = 5
@@ -29,6 +30,13 @@ LANES = (
     " (SELECT x.lane, x.due_at FROM deliveries x WHERE x.due_at IS NOT NULL AND x.lane > l.lane"
     " ORDER BY x.lane, x.due_at LIMIT 1) n) SELECT q.lane, q.due_at, p.status, p.deleted, p.version"
     " FROM (SELECT lane, due_at FROM l LIMIT $2) q LEFT JOIN endpoints p ON p.num = q.lane ORDER BY q.lane"
+)
+# The lanes of what fell due first and last: the one has waited longest, the other hides behind no backlog.
+DUE_LANES = (
+    "SELECT q.lane, q.due_at, p.status, p.deleted, p.version, q.count FROM (SELECT lane, min(due_at) AS due_at,"
+    " count(*) FROM ((SELECT lane, due_at FROM deliveries WHERE due_at <= $1 AND due_at IS NOT NULL AND status = 0"
+    " ORDER BY due_at LIMIT $2) UNION ALL (SELECT lane, due_at FROM deliveries WHERE due_at <= $1 AND due_at IS NOT"
+    " NULL AND status = 0 ORDER BY due_at DESC LIMIT $2)) d GROUP BY lane) q LEFT JOIN endpoints p ON p.num = q.lane"
 )
 # What is updated and joined hangs on an array, whose length no plan takes for a part of the table.
 CLAIM = (
@@ -106,43 +114,57 @@ class DeliveryVerbs(EndpointVerbs):
         lease, ends = (new_token(), self.now() + lease_ms), self._pool.monotonic() + lease_ms / 1000
         taken: list[DueDelivery] = []
         async with aclosing(self._lane_pages()) as pages:
-            async for page in pages:
-                versions = {lane: version for lane, _, _, _, version in page}
-                rows = await self._claim_page(page, room, lease, limit - len(taken))
+            async for found, page in pages:
+                versions = {row[0]: row[4] for row in page}
+                rows = await self._claim_page(page, room, lease, limit - len(taken), found)
                 taken += [due_delivery(row, lease[0], ends, self.nonce, versions[row[7]]) for row in rows]
                 if len(taken) >= limit:
                     break
         self._hold("deliveries", ((due.num, due.lease) for due in taken), lease[1])
         return taken
 
-    async def _lane_pages(self) -> AsyncGenerator[list[Any], None]:
-        """Lanes, each once, beginning behind the one that was looked at last; those that wait for later among them."""
-        start = after = self._last_lane
+    async def _lane_pages(self) -> AsyncGenerator[tuple[str, list[Any]], None]:
+        """Lanes, each once, beginning behind the one that was looked at last; those that wait for later among them.
+
+        Where there are many, those of what fell due first and last come second, so that a lane which is due does not
+        wait until the turn has gone round all that are not. The turn sees to those that are hidden there.
+        """
+        start = after = self._last_lane[BY_TURN]
+        seen: set[int] = set()
         left, most, wrapped = LANES_PER_CLAIM, LANES_AT_FIRST, start == LEAST_LANE
         while left > 0:
             found = await self._rows(LANES, after, min(most, left))
             page = [row for row in found if row[0] <= start] if wrapped and start > LEAST_LANE else found
             ended = len(page) < min(most, left)
             if page:
-                self._last_lane = after = page[-1][0]
-                yield page
+                self._last_lane[BY_TURN] = after = page[-1][0]
+                yield BY_TURN, [row for row in page if row[0] not in seen]
             if ended and wrapped:
                 return
+            if not ended and not seen:
+                seen = {row[0] for row in page}
+                due = {row[0]: row for row in await self._rows(DUE_LANES, self.now(), DUE_ROWS)}
+                yield BY_TIME, [due[lane] for lane in behind(self._last_lane[BY_TIME], due.keys() - seen)]
+                if sum(row[5] for row in due.values()) < 2 * DUE_ROWS:  # that was all
+                    return
+                seen.update(due)
             left, most = left - len(page), most * 4
             if ended:
                 wrapped, after = True, LEAST_LANE
 
-    async def _claim_page(self, page: list[Any], room: Room, lease: tuple[int, int], limit: int) -> list[Any]:
+    async def _claim_page(
+        self, page: list[Any], room: Room, lease: tuple[int, int], limit: int, found: str
+    ) -> list[Any]:
         """Rows of these lanes: each lane's share at first; what then is left goes to those that have more."""
         now = self.now()
-        due = {lane: (status, deleted) for lane, due_at, status, deleted, _ in page if due_at <= now}
+        due = {lane: (status, deleted) for lane, due_at, status, deleted, *_ in page if due_at <= now}
         ready = await self._open_lanes([(lane, most) for lane in due if (most := room(lane)) > 0], due)
         if not ready:
             return []
         share = max(1, limit // len(ready))
         rows = await self._take([(lane, min(most, share)) for lane, most in ready], lease, limit)
         if len(rows) >= limit:
-            self._last_lane = rows[-1][7]
+            self._last_lane[found] = rows[-1][7]
             return rows
         taken = collections.Counter(row[7] for row in rows)
         more = [(lane, most - share) for lane, most in ready if most > share == taken[lane]]
@@ -254,10 +276,14 @@ class DeliveryVerbs(EndpointVerbs):
         return [await self._recover_page(*item) for item in items]
 
     async def _recover_page(self, endpoint: Endpoint, since: int, after: int, limit: int) -> tuple[int, int | None]:
+        """An event that commits later with a number below `after` needs no recovering: it has its delivery by itself.
+
+        Its transaction wrote that with it, and what that transaction did not know of the endpoint came later: whoever
+        makes or changes an endpoint waits for those who have read it without. So this waits for nobody.
+        """
         sql = (
-            "SELECT e.num, e.type, x.num, x.status FROM events e LEFT JOIN deliveries x ON x.event = e.num"  # noqa: S608
-            " AND x.endpoint = $1 WHERE e.tenant = $2 AND e.num > $3 AND e.created_at >= $4"
-            f" AND e.num < {self._horizon()} ORDER BY e.num LIMIT $5"
+            "SELECT e.num, e.type, x.num, x.status FROM events e LEFT JOIN deliveries x ON x.event = e.num"
+            " AND x.endpoint = $1 WHERE e.tenant = $2 AND e.num > $3 AND e.created_at >= $4 ORDER BY e.num LIMIT $5"
         )
         start = after or await self._last_event_before(since)
         rows = await self._rows(sql, endpoint.num, endpoint.tenant, start, since, limit)

@@ -1,8 +1,8 @@
 """What PostgreSQL's verbs are made of: bulk statements, numbers in commit order, events and their deliveries.
 
 Numbers. A job, an event and a delivery are numbered `transaction * 2**20 + n`, n counting within the transaction.
-Several nodes commit in another order than they began, so whoever reads events by a cursor (a stream, `recover`, the
-pages of their list) stops below the oldest transaction that is still open: what is there below it is all that will
+Several nodes commit in another order than they began, so whoever reads events by a cursor (a stream, the pages
+of their list) stops below the oldest transaction that is still open: what is there below it is all that will
 ever be, and a cursor skips nobody. That needs no lock and no row that every transaction writes. A long transaction that
 writes, of anything on the same server, makes these wait for it, and nothing else: claims and deliveries do not look at
 it, nor do the lists of jobs and of deliveries, where whoever has just made a row expects to see it.
@@ -30,6 +30,7 @@ from service.stores.planning import FreshLease, WriteSet
 from service.stores.postgres_partitions import Partitions
 from service.stores.postgres_pool import Pool
 from service.stores.postgres_schema import SHIFT
+from service.stores.turns import BY_TIME, BY_TURN
 
 PENDING, DELIVERED, FAILED, CANCELED, HELD = range(len(DELIVERY_NUMBER))
 LEAST_LANE = -(1 << 63)
@@ -78,8 +79,8 @@ class PostgresRows(PlainRows):
     def __init__(self, pool: Pool, partitions: Partitions, *, plan: Plan, nonce: int, lift: int):
         self._pool, self._partitions, self._plan, self.clock = pool, partitions, plan, pool.clock
         self._endpoints: dict[int, tuple[int, list[Endpoint]]] = {}  # by tenant: version, rows
-        self._last_lane = LEAST_LANE  # the last one that a claim looked at
-        self._last_credential: dict[Work, int] = {}
+        self._last_lane = dict.fromkeys((BY_TURN, BY_TIME), LEAST_LANE)  # the last one that a claim looked at, or took
+        self._last_credential: dict[tuple[str, Work], int] = {}
         self._lift, self._numbered, self._given = lift, -1, 0  # which transaction, and how many numbers it was given
         self._leases: dict[str, dict[int, tuple[int, int]]] = {"jobs": {}, "deliveries": {}}  # ours: token, end
         pool.rolled_back = self._rolled_back

@@ -1,7 +1,7 @@
 """SQLite's verbs: WAL, synchronous=FULL, one writer with group commit, readers beside it."""
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,11 +21,15 @@ from service.stores.sqlite_files import Connect, Files
 from service.stores.sqlite_money import MoneyVerbs
 from service.stores.sqlite_rows import CANCELED, HELD, PENDING
 from service.stores.sqlite_storage import StorageVerbs
+from service.stores.turns import BY_TIME, BY_TURN, CREDENTIALS_PER_CLAIM, DUE_ROWS, behind
 
 _encode = msgspec.json.encode
 _places = ", ".join("?" * len(JOB_COLUMNS))
 INSERT_JOB = f"INSERT INTO jobs ({', '.join(JOB_COLUMNS)}, idempotency_key, fingerprint) VALUES ({_places}, ?, ?)"  # noqa: S608
 UPDATE_JOB = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in MUTABLE_COLUMNS)} WHERE num = ?"  # noqa: S608
+# Those of what fell due first and last: the one has waited longest, the other hides behind no backlog.
+_DUE = "SELECT * FROM (SELECT credential FROM jobs WHERE work = :work AND due_at <= :now ORDER BY due_at{} LIMIT :most)"
+DUE_CREDENTIALS = f"SELECT credential, count(*) FROM ({_DUE.format('')} UNION ALL {_DUE.format(' DESC')}) GROUP BY 1"  # noqa: S608
 PRUNE = (  # attempts and callbacks (the oldest only are looked at), held deliveries, finished jobs (with all that
     # hangs on them), events of no job
     "DELETE FROM attempts WHERE num IN (SELECT num FROM (SELECT num, at FROM attempts ORDER BY num LIMIT :limit)"
@@ -213,9 +217,8 @@ class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
 
     def _claim_work(self, work: Work, room: Room, lease_ms: int, limit: int) -> list[tuple[Job, bytes | None]]:
         """First which credentials have due work and room, in turn, then their rows: none starves behind another's."""
-        now, last = self.now(), self._last_credential.get(work, 0)
-        taken: list[int] = []
-        for credential in sorted(self._due_credentials(work, now), key=lambda num: (num <= last, num)):
+        now, taken = self.now(), list[int]()
+        for found, credential in self._due_credentials(work, now):
             sql = (
                 "SELECT num FROM jobs WHERE work = ? AND credential = ? AND due_at <= ? AND due_at IS NOT NULL"
                 " ORDER BY due_at LIMIT ?"
@@ -223,7 +226,9 @@ class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
             most = min(room(credential), limit - len(taken))
             if most > 0:
                 taken += [row[0] for row in self._execute(sql, (work, credential, now, most))]
-                self._last_credential[work] = credential
+            if len(taken) >= limit:
+                self._last_credential[found, work] = credential
+                break
         if not taken:
             return []
         token = new_token()
@@ -233,17 +238,30 @@ class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
         inputs = dict(self._in("SELECT job, input FROM job_details WHERE job IN ({})", taken))
         return [(jobs[num], inputs[num]) for num in taken]
 
-    def _due_credentials(self, work: Work, now: int) -> list[int]:
+    def _due_credentials(self, work: Work, now: int) -> list[tuple[str, int]]:
+        """Those of what fell due first and last. Where that is not all, first some of all credentials, in turn."""
+        due = dict(self._execute(DUE_CREDENTIALS, {"work": work, "now": now, "most": DUE_ROWS}).fetchall())
+        by_time = behind(self._last_credential.get((BY_TIME, work), 0), due)
+        if sum(due.values()) < 2 * DUE_ROWS:
+            return [(BY_TIME, num) for num in by_time]
+        by_turn = [num for num, due_at in self._credentials_in_turn(work) if due_at <= now]
+        return [(BY_TURN, num) for num in by_turn] + [(BY_TIME, num) for num in by_time if num not in set(by_turn)]
+
+    def _credentials_in_turn(self, work: Work) -> Iterator[tuple[int, int]]:
         sql = (
             "SELECT credential, due_at FROM jobs WHERE work = ? AND credential > ? AND due_at IS NOT NULL"
             " ORDER BY credential, due_at LIMIT 1"
         )
-        found, last = [], -1
-        while (row := self._execute(sql, (work, last)).fetchone()) is not None:
-            last = row[0]
-            if row[1] <= now:
-                found.append(last)
-        return found
+        start = last = self._last_credential.get((BY_TURN, work), 0)
+        wrapped = False
+        for _ in range(CREDENTIALS_PER_CLAIM):
+            row = self._execute(sql, (work, last)).fetchone()
+            if row is None and not wrapped:
+                wrapped, row = True, self._execute(sql, (work, 0)).fetchone()
+            if row is None or (wrapped and row[0] > start):
+                return
+            self._last_credential[BY_TURN, work] = last = row[0]
+            yield row
 
     # -- credentials that their provider refuses
 

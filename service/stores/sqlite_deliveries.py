@@ -12,6 +12,7 @@ from service.stores import Room
 from service.stores.plain import DELIVERY_NUMBER, ENDPOINT_COLUMNS, endpoint_values
 from service.stores.planning import Loaded, PlannedEvent, Planner, due_delivery
 from service.stores.sqlite_rows import CANCELED, FAILED, HELD, LEAST_LANE, PENDING, SqliteRows
+from service.stores.turns import BY_TIME, BY_TURN, DUE_ROWS, behind
 
 HOUR_MS = 3_600_000
 RECOVER_SPACING_MS = 5
@@ -22,6 +23,12 @@ DUE_DELIVERIES = (
     "SELECT x.num, x.tenant, x.event, e.created_at, e.type, e.body, x.endpoint, x.lane, x.attempts - x.spent, j.id,"
     " d.detail FROM deliveries x JOIN events e ON e.num = x.event LEFT JOIN jobs j ON j.num = e.job"
     " LEFT JOIN job_details d ON d.job = e.job WHERE x.num IN ({})"
+)
+# The lanes of what fell due first and last: the one has waited longest, the other hides behind no backlog.
+DUE_LANES = (
+    "SELECT lane, count(*) FROM ("
+    "SELECT * FROM (SELECT lane FROM deliveries WHERE due_at <= :now ORDER BY due_at LIMIT :most) UNION ALL "
+    "SELECT * FROM (SELECT lane FROM deliveries WHERE due_at <= :now ORDER BY due_at DESC LIMIT :most)) GROUP BY lane"
 )
 # Back to pending, with its schedule from the start; one that is being sent right now is left alone.
 RESEND = (
@@ -50,9 +57,10 @@ class DeliveryVerbs(SqliteRows):
         """First the lanes with due work and room, in turn, then their rows: none starves behind another's."""
         now, ends = self.now(), self._clock.monotonic() + lease_ms / 1000
         taken: list[int] = []
-        lanes = self._due_lanes(now)
-        while len(taken) < limit and (page := list(islice(lanes, LANES_AT_ONCE))):
-            taken += self._claim_page(page, room, now, limit - len(taken))
+        for found, page in self._lane_pages(now):
+            taken += self._claim_page(page, room, now, limit - len(taken), found)
+            if len(taken) >= limit:
+                break
         if not taken:
             return []
         token = new_token()
@@ -60,7 +68,28 @@ class DeliveryVerbs(SqliteRows):
         self._many("UPDATE deliveries SET lease = ?, due_at = ? WHERE num = ?", leases)
         return [due_delivery(row, token, ends, self.nonce) for row in self._in(DUE_DELIVERIES, taken)]
 
-    def _claim_page(self, lanes: list[int], room: Room, now: int, limit: int) -> list[int]:
+    def _lane_pages(self, now: int) -> Iterator[tuple[str, list[int]]]:
+        """Lanes with due work, each once, beginning behind the one that was looked at last.
+
+        Where there are many, those of what fell due first and last come second, so that a lane which is due does not
+        wait until the turn has gone round all that are not. The turn sees to those that are hidden there.
+        """
+        turn = self._lanes_in_turn()
+        page = list(islice(turn, LANES_AT_ONCE))
+        yield BY_TURN, [lane for lane, due_at in page if due_at <= now]
+        if len(page) < LANES_AT_ONCE:
+            return
+        seen = {lane for lane, _ in page}
+        due = dict(self._execute(DUE_LANES, {"now": now, "most": DUE_ROWS}).fetchall())
+        yield BY_TIME, behind(self._last_lane[BY_TIME], due.keys() - seen)
+        if sum(due.values()) < 2 * DUE_ROWS:  # that was all
+            return
+        seen.update(due)
+        rest = (lane for lane, due_at in turn if due_at <= now and lane not in seen)
+        while found := list(islice(rest, LANES_AT_ONCE)):
+            yield BY_TURN, found
+
+    def _claim_page(self, lanes: list[int], room: Room, now: int, limit: int, found: str) -> list[int]:
         """Rows of these lanes: each lane's share at first; what then is left goes to those that have more."""
         ready = [(lane, most) for lane in lanes if (most := room(lane)) > 0 and self._open_lane(lane, now)]
         share, taken, more = max(1, limit // max(1, len(ready))), list[int](), []
@@ -69,7 +98,7 @@ class DeliveryVerbs(SqliteRows):
             rows = self._execute(sql, (lane, now, min(most, share, limit - len(taken)), 0)).fetchall()
             taken += [row[0] for row in rows]
             if len(taken) == limit:
-                self._last_lane = lane
+                self._last_lane[found] = lane
                 return taken
             if most > share == len(rows):
                 more.append((lane, most - share))
@@ -78,19 +107,19 @@ class DeliveryVerbs(SqliteRows):
             taken += [row[0] for row in rows]
         return taken
 
-    def _due_lanes(self, now: int) -> Iterator[int]:
-        """Lanes with due work, each once, beginning behind the one that was looked at last."""
+    def _lanes_in_turn(self) -> Iterator[tuple[int, int]]:
+        """Lanes, each once, with when their first row is due, beginning behind the one that was looked at last."""
         sql = "SELECT lane, due_at FROM deliveries WHERE due_at IS NOT NULL AND lane > ? ORDER BY lane, due_at LIMIT 1"
-        start, wrapped = self._last_lane, False
+        start = last = self._last_lane[BY_TURN]
+        wrapped = False
         for _ in range(LANES_PER_CLAIM):
-            row = self._execute(sql, (self._last_lane,)).fetchone()
+            row = self._execute(sql, (last,)).fetchone()
             if row is None and not wrapped:
                 wrapped, row = True, self._execute(sql, (LEAST_LANE,)).fetchone()
             if row is None or (wrapped and row[0] > start):
                 return
-            self._last_lane = row[0]
-            if row[1] <= now:
-                yield row[0]
+            self._last_lane[BY_TURN] = last = row[0]
+            yield row
 
     def _open_lane(self, lane: int, now: int) -> bool:
         """False where the lane's endpoint takes nothing now: then what is due of it is held or canceled."""

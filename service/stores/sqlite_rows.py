@@ -19,6 +19,7 @@ from service.stores.plain import (
 )
 from service.stores.planning import FreshLease, WriteSet
 from service.stores.sqlite_files import Files
+from service.stores.turns import BY_TIME, BY_TURN
 
 PENDING, DELIVERED, FAILED, CANCELED, HELD = range(len(DELIVERY_NUMBER))
 CHUNK = 500  # placeholders in one statement
@@ -39,8 +40,8 @@ class SqliteRows(PlainRows):
         self._files, self._plan, self._clock = files, plan, clock
         self.clock = clock
         self._endpoints: dict[int, tuple[int, list[Endpoint]]] = {}  # by tenant: version, rows
-        self._last_lane = LEAST_LANE  # the last one that a claim looked at
-        self._last_credential: dict[Work, int] = {}
+        self._last_lane = dict.fromkeys((BY_TURN, BY_TIME), LEAST_LANE)  # the last one that a claim looked at, or took
+        self._last_credential: dict[tuple[str, Work], int] = {}
         files.rolled_back = self._endpoints.clear
         self.nonce = files.nonce
         self.close = files.close

@@ -138,6 +138,34 @@ async def test_lanes_with_nothing_due_yet_hide_none_that_has(store_name: str, tm
         assert [d.lane for d in await world.claim()] == [-2]
 
 
+async def test_more_lanes_with_nothing_due_than_a_claim_looks_at_delay_none_that_has(
+    store_name: str, tmp_path: Path
+) -> None:
+    plan = lanes(*range(-6_002, -2))
+    async with opened(store_name, tmp_path, plan) as world:
+        await tell(world, 1)
+        due = await world.claim(limit=10_000)
+        due += await world.claim(limit=10_000)
+        assert len(due) == 6_000
+        later = world.clock.at + 3_600_000
+        await world.store.record_attempts([outcome(d, status=DeliveryStatus.PENDING, due_at=later) for d in due])
+    async with opened(store_name, tmp_path, lanes(-1, -2)) as world:  # a new node, whose turn begins at the first lane
+        await tell(world, 1)
+        assert sorted(d.lane for d in await world.claim()) == [-2, -1]
+
+
+async def test_lanes_found_by_time_take_turns_too(store_name: str, tmp_path: Path) -> None:
+    plan = lanes(*range(-402, -2))
+    async with opened(store_name, tmp_path, plan) as world:
+        await tell(world, 1)
+        later = world.clock.at + 3_600_000
+        due = await world.claim(limit=10_000)
+        await world.store.record_attempts([outcome(d, status=DeliveryStatus.PENDING, due_at=later) for d in due])
+    async with opened(store_name, tmp_path, lanes(-1, -2)) as world:
+        await tell(world, 2)
+        assert sorted([(await world.claim(limit=1))[0].lane for _ in range(2)]) == [-2, -1]
+
+
 async def test_where_the_limit_is_short_lanes_take_turns(store_name: str, tmp_path: Path) -> None:
     async with opened(store_name, tmp_path, lanes(-10, -11, -12)) as world:
         await tell(world, 4)

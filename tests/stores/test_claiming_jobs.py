@@ -4,10 +4,11 @@ import asyncio
 from collections import Counter
 
 import pytest
+from msgspec.structs import replace
 
 from service.facts import Begin
 from service.states import JobStatus, Source, Work
-from tests.stores.world import NOBODY, START, World
+from tests.stores.world import NOBODY, START, World, a_job, new
 
 pytestmark = pytest.mark.anyio
 
@@ -153,3 +154,15 @@ async def test_a_number_that_no_job_has_is_no_job(world: World) -> None:
     assert await world.store.job_by_number(NOBODY) is None
     assert await world.store.job_input(NOBODY) is None
     assert await world.store.job_by_id("job_nothing") is None
+
+
+async def test_a_credential_that_is_due_between_the_ends_of_a_backlog_without_room_is_found(world: World) -> None:
+    other_tenant, hidden = await world.another_tenant()
+    items = [new(a_job(world.tenant, world.credential, now=world.clock.at)) for _ in range(600)]
+    await world.store.create_jobs(items)
+    await world.queued(tenant=other_tenant, credential=hidden, due_at=START + 1)
+    later = [replace(item, job=a_job(world.tenant, world.credential, due_at=START + 2)) for item in items]
+    await world.store.create_jobs(later)
+    world.clock.forward(1)
+    room = {world.credential: 0, hidden: 1}
+    assert [job.credential for job in await world.claim_jobs(room=room.__getitem__)] == [hidden]

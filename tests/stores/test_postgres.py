@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,13 +14,31 @@ import pytest
 from service.clock import SystemClock
 from service.errors import SchemaTooNew, StoreUnavailable
 from service.facts import Arrival, CancelAsked
-from service.states import JobStatus, Source, Work
+from service.models import Cost, Detail
+from service.restoring import settle_copy
+from service.spending import Budget
+from service.states import DeliveryStatus, JobStatus, Source, Work
+from service.stores import COPIED_AT
 from service.stores.migrations import Migration, migrations
 from service.stores.postgres import PostgresStore, open_store
 from service.stores.postgres_pool import Options, Times, read_url
 from service.stores.postgres_schema import migrate
+from service.web.api.events import stream
 from tests.stores import server
-from tests.stores.world import START, SUCCEEDED, ManualClock, Real, Slots, World, a_job, add_credential, new, page, said
+from tests.stores.world import (
+    START,
+    SUCCEEDED,
+    ManualClock,
+    Real,
+    Slots,
+    World,
+    a_job,
+    add_credential,
+    new,
+    outcome,
+    page,
+    said,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -195,6 +214,103 @@ async def test_a_stream_never_skips_a_late_committer(url: str) -> None:
         await world.settle()
         streamed = await world.store.events_after(world.tenant, 0, 10)
         assert [e.type for e in streamed] == ["late", "early"]
+
+
+async def test_a_stream_that_begins_now_begins_below_who_is_still_writing(url: str) -> None:
+    async with node(url) as world, aside(url) as late:
+        transaction, number = await begun_late(world, late)
+        early, _ = await world.store.publish(world.tenant, said("early"), None)
+        assert number < early.num
+        waiting = SimpleNamespace(released=False)
+        context = SimpleNamespace(store=world.store, clock=SystemClock(), waiting=waiting)
+        call: Any = SimpleNamespace(headers={}, tenant=world.tenant, context=context, query={"seconds": 10})
+        frames = (await stream(call)).body
+        await transaction.commit()
+        shown = [frame async for frame in aiter_of(frames, 3)]
+        assert [b"event: late\n" in shown[1], b"event: early\n" in shown[2]] == [True, True]
+
+
+async def aiter_of(frames: Any, count: int) -> AsyncIterator[bytes]:
+    for _ in range(count):
+        yield await anext(frames)
+    await frames.aclose()
+
+
+async def test_recovering_waits_for_nobody(url: str) -> None:
+    """Somebody writes for long, of anything on the same server; an event below the walk goes out by itself."""
+    async with node(url) as world, node(url) as other:
+        endpoint = await world.endpoint()
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow() -> Any:
+            event = (await other.store._publish([(world.tenant, said("late"), None)]))[0][0]
+            begun.set()
+            await go_on.wait()
+            return event
+
+        publishing = asyncio.create_task(other.store._pool.durable(slow))
+        await begun.wait()
+        failed, _ = await world.store.publish(world.tenant, said("failed"), None)
+        results = [outcome(due, status=DeliveryStatus.FAILED) for due in await world.claim()]
+        await world.store.record_attempts(results)
+        count, seen = await world.store.recover(endpoint, since=0, after=0, limit=10)
+        assert (count, seen) == (1, failed.num)
+        go_on.set()
+        event = await publishing
+        assert event.num < failed.num
+        assert sorted(due.event_id for due in await world.claim()) == sorted((event.id, failed.id))
+
+
+async def test_a_node_that_settles_a_copy_late_distrusts_nothing_that_was_accepted_since(url: str) -> None:
+    async with node(url) as world, node(url) as other:
+        old = await world.queued()
+        await world.store.set_meta(COPIED_AT, str(world.clock.at))
+        waits, go_on = asyncio.Event(), asyncio.Event()
+
+        class Slow:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(other.store, name)
+
+            async def tenants(self) -> Any:
+                waits.set()
+                await go_on.wait()
+                return await other.store.tenants()
+
+        slow: Any = Slow()
+        settling = asyncio.create_task(settle_copy(slow, slow, START))
+        await waits.wait()
+        first: Any = world.store
+        assert await settle_copy(first, first, START) == 1
+        fresh = await world.queued()
+        go_on.set()
+        assert await settling == 0
+        assert [(await world.now(job)).status for job in (old, fresh)] == [JobStatus.UNKNOWN, JobStatus.QUEUED]
+
+
+async def test_one_key_sent_to_two_nodes_is_replayed_though_nothing_is_left(url: str) -> None:
+    async with node(url) as world, node(url) as other:
+        budget = Budget(tenant=world.tenant, provider="pixverse", unit="credits", amount="10", period="total")
+        await world.store.put_budget(budget)
+        priced = Detail(cost=Cost(amount="10", unit="credits", source="quoted"))
+        item, again = (new(a_job(world.tenant, world.credential, detail=priced), key="same") for _ in range(2))
+        made, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow() -> Any:
+            created = await other.store._create_jobs([item])
+            made.set()
+            await go_on.wait()
+            return created
+
+        first = asyncio.create_task(other.store._pool.durable(slow))
+        await made.wait()
+        second = asyncio.create_task(world.create(again))
+        async with aside(url) as db:
+            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            async with asyncio.timeout(10):
+                while not await db.fetchval(waiting):  # noqa: ASYNC110 - of what the server does
+                    await asyncio.sleep(0.01)
+        go_on.set()
+        assert [(await first)[0].verdict, (await second).verdict] == ["created", "replayed"]
 
 
 async def test_pages_of_events_never_skip_a_late_committer(url: str) -> None:

@@ -134,8 +134,12 @@ async def test_claims_use_the_indexes_that_were_made_for_them(tmp_path: Path) ->
             dues = [text for text in meter.statements if text.startswith("SELECT") and "ORDER BY" in text]
             assert len(dues) >= 2
             for statement in dues:
-                (line,) = plan_of(db, statement)
-                assert line.startswith("SEARCH") and f"USING COVERING INDEX {index} " in line, line
+                lines = [
+                    line for line in plan_of(db, statement) if line.split()[1:2] == ["deliveries"] or "jobs" in line
+                ]
+                made = (f"USING COVERING INDEX {index} ", f"USING COVERING INDEX {index}_at ")
+                assert lines and all(line.startswith("SEARCH") for line in lines), lines
+                assert all(any(name in line for name in made) for line in lines), lines
         db.close()
 
 
@@ -164,6 +168,23 @@ async def test_what_is_pending_makes_a_question_no_dearer(tmp_path: Path, asked:
         fill(tmp_path, world, MANY - FEW, lane=endpoint.num)
         many = await meter.cost(ASKED[asked](world))
         assert 0 < few and many <= few * 1.5 + 500, f"{few} steps with {FEW:,} pending, {many} with {MANY:,}"
+
+
+async def test_what_is_not_due_yet_makes_a_question_no_dearer_whoever_it_is_for(tmp_path: Path) -> None:
+    """A lane, and a credential, of its own for each: the turn that goes round them has nothing to do with it."""
+    meter = Meter()
+    async with opened("sqlite", tmp_path, connect=meter.connect) as world:
+        costs: list[dict[str, int]] = []
+        for count in (FEW, MANY - FEW):
+            fill(tmp_path, world, count, due_at=START + 1, due=START + 1)
+            db = sqlite3.connect(tmp_path / "callsheet.db")
+            db.execute("UPDATE jobs SET credential = num")
+            db.execute("UPDATE deliveries SET lane = -num")
+            db.commit()
+            db.close()
+            costs.append({asked: await meter.cost(ask(world)) for asked, ask in ASKED.items() if "claim" in asked})
+        for asked, few in costs[0].items():
+            assert 0 < few and costs[1][asked] <= few * 1.5 + 500, asked
 
 
 async def test_what_is_finished_makes_a_question_no_dearer(tmp_path: Path) -> None:
