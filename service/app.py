@@ -104,7 +104,7 @@ async def build(
     Raises `SettingsError`, `WrongMasterKey`, `SchemaTooNew`, `LockHeld`, `StoreUnavailable`.
     """
     clock = clock or SystemClock()
-    vault = load_vault(settings)
+    vault, policy = load_vault(settings), policy_of(settings, clock)
     sealed, known = Sealed(vault), {name: providers.load(name) for name in providers.names()}
     fleet = Fleet(clock=clock, node=new_token())
     lanes = Lanes(
@@ -116,8 +116,8 @@ async def build(
         operation_of=partial(_operation_of, known, sandboxed), random=random, correlate=new_correlation,
         link=stable_links(vault, settings.public_url),
     )  # fmt: skip
-    fan_out = FanOut(offer=lanes.offer, operator=settings.operator_url is not None)
-    store: Store = await open_database(settings.database, plan=wrap_plan(Planning(rules, fan_out)), clock=clock)
+    plan = wrap_plan(Planning(rules, FanOut(offer=lanes.offer, operator=settings.operator_url is not None)))
+    store: Store = await open_database(settings.database, plan=plan, clock=clock)
     try:
         if own_loops and role != "api":  # an api node runs loops only while it is ticked
             store.own_loops(f"--role {role}")
@@ -132,7 +132,6 @@ async def build(
     except BaseException:
         await store.close()
         raise
-    policy = policy_of(settings, clock)
     egress = make_egress(policy=policy, trusted=_base_urls(settings, known), proxy=settings.egress_proxy)
     owned = contextlib.nullcontext if role != "api" else partial(_owned_while_ticking, store, fleet)
     parts = Parts(
@@ -140,9 +139,9 @@ async def build(
         lease_ms,
     )  # fmt: skip
     service = Service(context=parts.context(), egress=egress, fleet=fleet)
-    if role != "api":
-        store.listen(service.context.loops.wake)
     try:
+        if role != "api":
+            store.listen(service.context.loops.wake)
         return replace(service, restored=await service.settle_copy()) if own_loops else service
     except BaseException:
         await service.close()

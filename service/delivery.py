@@ -16,8 +16,9 @@ from service.egress import Answer, Egress
 from service.endpoints import Endpoints, OpenTarget
 from service.errors import Lost, NotSent, StoreUnavailable
 from service.framing import Outgoing
+from service.in_flight import InFlight
 from service.lanes import Lanes
-from service.loops import UNLIMITED, InFlight
+from service.loops import UNLIMITED
 from service.models import Announcement, AttemptResult, DueDelivery
 from service.recording import Recording
 from service.sealed import Sealed

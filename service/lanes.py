@@ -13,8 +13,8 @@ from typing import Any
 
 from service.clock import Clock
 from service.fleet import Fleet
+from service.in_flight import InFlight
 from service.limits import TokenBucket
-from service.loops import InFlight
 from service.stores import Offer, Room
 
 FAILURES_TO_OPEN = 5  # in a row; then one probe at a time

@@ -14,7 +14,8 @@ from service.accounts import Accounts
 from service.clock import Clock
 from service.conversation import LEASE_MS, Conversations, Lease, call_for
 from service.facts import Arrival, CancelSent, DeadlinePassed, Fact, NotNow, Unknown, Update
-from service.loops import InFlight, or_let_go, until_kept
+from service.in_flight import InFlight
+from service.loops import or_let_go, until_kept
 from service.models import Credential, Job
 from service.providers import Asking, Call, Provider
 from service.settings import Settings

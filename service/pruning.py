@@ -3,7 +3,7 @@
 import asyncio
 
 from service.clock import Clock
-from service.loops import InFlight
+from service.in_flight import InFlight
 from service.settings import Settings
 from service.stores import Store
 

@@ -8,7 +8,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from service.loops import InFlight, until_kept
+from service.in_flight import InFlight
+from service.loops import until_kept
 from service.models import AttemptResult, DueDelivery
 from service.stores import Store
 

@@ -33,7 +33,8 @@ from service.facts import (
 )
 from service.files import FileRefs
 from service.gates import Gates
-from service.loops import InFlight, or_let_go, until_kept
+from service.in_flight import InFlight
+from service.loops import or_let_go, until_kept
 from service.models import Credential, Job
 from service.pausing import Pausing
 from service.providers import Call, Operation, Provider, Request

@@ -7,7 +7,7 @@ import pytest
 from service.facts import NotNow
 from service.fleet import Fleet
 from service.gates import FIRST_HOLD_S, LONGEST_HOLD_S, Gates
-from service.loops import InFlight
+from service.in_flight import InFlight
 from service.models import Credential
 from service.settings import ProviderSettings
 from tests.stores.world import World, opened

@@ -27,6 +27,7 @@ LAYERS: list[set[str]] = [
         "once",
         "crypto",
         "limits",
+        "in_flight",
         "knobs",
         "settings",
         "spending",
