@@ -56,12 +56,15 @@ class Gates:
 
     async def refresh(self, *, now: bool = False) -> None:
         """Read again what other processes may have changed. Once a step, or `now`."""
-        if not now and self._clock.monotonic() - self._read_at < REREAD_S:
-            await self._count_running()
-            return
-        self._read_at = self._clock.monotonic()
-        self._paused = await self._store.paused_credentials()
+        if now:
+            self._read_at = float("-inf")
+        await self._reread()
         await self._count_running()
+
+    async def _reread(self) -> None:
+        if self._clock.monotonic() - self._read_at >= REREAD_S:
+            self._read_at = self._clock.monotonic()
+            self._paused = await self._store.paused_credentials()
 
     def met_uncounted(self) -> bool:
         """Whether the last claim met a credential that has yet to be counted: the next step knows more."""
@@ -154,6 +157,14 @@ class Gates:
             return "concurrency"
         bucket = self._bucket(num)
         return "rate" if bucket is not None and bucket.level() < 1 else None
+
+    async def explain(self, num: int) -> str | None:
+        """`reason`, for who asks this node, whichever node submits for the credential."""
+        await self._reread()
+        reason, limit = self.reason(num), self._limit(num)
+        if reason is None and limit is not None and not self.ours(num) and await self._store.running(num) >= limit:
+            return "concurrency"
+        return reason
 
     def ours(self, num: int) -> bool:
         """Whether this node may submit for it: any may where nothing has to be counted."""

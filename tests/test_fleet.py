@@ -299,7 +299,7 @@ async def test_a_credentials_concurrency_and_rate_hold_over_three_nodes(tmp_path
 async def test_a_credential_that_one_node_sees_refused_is_paused_for_all(tmp_path: Path) -> None:
     url = await server.database(tmp_path)
     with sandbox_running(NOWHERE) as sandbox:
-        async with fleet(3, url, sandbox) as nodes:
+        async with fleet(3, url, sandbox) as nodes, node(url, sandbox, role="api") as (_, only_answers):
             httpx2.put(f"{sandbox}/_sandbox/pixverse/account", json={"api_key": "another"}).raise_for_status()
             first = await submit(nodes[0][1], "first")
             met = await nodes[1][1].get(f"/v1/jobs/{first['id']}", headers={"prefer": "wait=20"})
@@ -308,8 +308,9 @@ async def test_a_credential_that_one_node_sees_refused_is_paused_for_all(tmp_pat
             jobs = [await submit(client, f"behind-{n}") for n, (_, client) in enumerate(nodes)]
             await asyncio.sleep(1)
             for job in jobs:
-                shown = (await nodes[2][1].get(f"/v1/jobs/{job['id']}")).json()
-                assert (shown["status"], shown["reason"]) == ("queued", "credential_paused: authentication")
+                for client in (nodes[2][1], only_answers):
+                    shown = (await client.get(f"/v1/jobs/{job['id']}")).json()
+                    assert (shown["status"], shown["reason"]) == ("queued", "credential_paused: authentication")
                 assert await outcomes(nodes[0][1], job["id"]) == []
 
 

@@ -10,7 +10,7 @@ from service.gates import FIRST_HOLD_S, LONGEST_HOLD_S, Gates
 from service.in_flight import InFlight
 from service.models import Credential
 from service.settings import ProviderSettings
-from tests.stores.world import World, opened
+from tests.stores.world import World, opened, said
 
 pytestmark = pytest.mark.anyio
 MANY = 50
@@ -138,3 +138,23 @@ async def test_paused_credentials_take_no_room_from_others_of_their_provider(tmp
             gates.refused(num, NotNow(reason="capacity", whole=True))
         room = gates.room(flying.rooms())
         assert [room(num) for num in (1, 2, 3)] == [0, 0, 16]
+
+
+async def test_who_does_not_submit_for_a_credential_says_what_it_waits_for_all_the_same(tmp_path: Path) -> None:
+    async with opened("postgres", tmp_path) as world:
+        credential = Credential(
+            num=world.credential, tenant=1, provider="pixverse", source="api", api_key="k", base_url="https://a.example"
+        )
+        elsewhere = Gates(
+            store=world.store,
+            fleet=Fleet(clock=world.clock, node=1),  # it never joined
+            of={world.credential: credential}.get,
+            settings={"pixverse": ProviderSettings(concurrency=1)},
+            clock=world.clock,
+        )
+        assert await elsewhere.explain(world.credential) is None
+        await world.processing()
+        assert await elsewhere.explain(world.credential) == "concurrency"
+        await world.store.pause_credential(credential, "out_of_credit", said("credential.paused"))
+        world.clock.forward(2)
+        assert await elsewhere.explain(world.credential) == "credential_paused: out_of_credit"

@@ -38,6 +38,7 @@ async def examine(settings: Settings) -> list[Finding]:
         findings += [finding async for finding in storage(service.context.store, settings)]
         findings += [_master_keys(settings), await _public(settings)]
         findings += [finding async for finding in _providers(service)]
+        findings += await _paused(service)
         return [*findings, await _backlog(service), await _writers(service)]
     finally:
         await service.close()
@@ -98,6 +99,17 @@ async def _provider(service: Service, name: str, call: Call) -> Finding:
     if isinstance(said, NotNow | Unknown):
         return Finding(name, "failed", f"{call.base_url} could not be asked: {said.reason}")
     return Finding(name, "ok", said)
+
+
+async def _paused(service: Service) -> list[Finding]:
+    """Credentials that their provider refused: what is queued behind them waits for a person."""
+    found = []
+    for num, reason in (await service.context.store.paused_credentials()).items():
+        credential = await service.context.accounts.credential_by_number(num)
+        name = credential.provider if credential is not None else f"credential {num}"
+        remedy = f"mend it at the provider, then `callsheet credentials resume {name}`"
+        found.append(Finding("credentials", "warning", f"{name} is paused ({reason}), its jobs wait: {remedy}"))
+    return found
 
 
 async def _backlog(service: Service) -> Finding:

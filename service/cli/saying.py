@@ -12,14 +12,14 @@ from service.web.context import Context
 PORTS = {"http": 80, "https": 443}
 
 
-async def facts(context: Context, url: str) -> list[str]:
-    """One line per fact, each with its remedy where it needs one."""
+async def facts(context: Context, url: str, *, alone: bool) -> list[str]:
+    """One line per fact, each with its remedy where it needs one. `alone`: providers call this very process."""
     settings = context.settings
     lines = [f"  public URL  {settings.public_url} (CALLSHEET_PUBLIC_URL)"]
     if settings.public_is_loopback:
         lines.append("              on loopback: endpoints on loopback are allowed, over plain http too,")
         lines.append("              and providers that are not on this machine cannot call back: they are polled")
-        lines += _elsewhere(settings.public_url, url)
+        lines += _elsewhere(settings.public_url, url) if alone else []
     lines += await _providers(context)
     lines.append(f"  database    {settings.database_path or urlsplit(settings.database_url).hostname}")
     if settings.api_key is None and not await context.store.keys(None):

@@ -80,7 +80,7 @@ async def _serve(
         ssl_certfile=ssl_certfile,
         ssl_keyfile=ssl_keyfile,
     )
-    said = [f"callsheet listening on {url}", *await facts(service.context, url)]
+    said = [f"callsheet listening on {url}", *await facts(service.context, url, alone=role == "all")]
     if service.restored is not None:
         said += restored(service.restored)
     await StoppingServer(config, said, service.leave, settings.stop_delay).serve(sockets=[listener])

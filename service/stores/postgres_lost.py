@@ -17,7 +17,10 @@ LOST = (
 LOST_CODES = ("57P01", "57P02", "57P03", "25P03", "25P04", "57P05", "25006")
 FULL_CODES = ("53", "58")  # out of disk, memory or connections; its own disk failed
 # Or for a while, by who looks after it: the role or the database takes no logins, or is away; a statement is canceled.
-CLOSED_CODES = ("28000", "28P01", "3D000", "55000", "57014")
+# Or it lacks a right.
+CLOSED_CODES = ("28000", "28P01", "3D000", "55000", "57014", "42501")
+RIGHTS = "; give the role of CALLSHEET_DATABASE_URL USAGE and CREATE on the schema, or the tables to that role"
+OUTSIDE = "The database cannot be used now."  # what clients are told; the driver's words are for the operator
 RERUN = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
@@ -35,7 +38,10 @@ class translated:
 
     def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
         if isinstance(error, Exception) and unavailable(error) and not isinstance(error, StoreUnavailable):
-            raise StoreUnavailable(f"the database cannot be used now: {error or type(error).__name__}") from error
+            remedy = RIGHTS if getattr(error, "sqlstate", None) == "42501" else ""
+            said = StoreUnavailable(f"the database cannot be used now: {error or type(error).__name__}{remedy}")
+            said.detail = OUTSIDE
+            raise said from error
 
 
 def unavailable(error: BaseException) -> bool:

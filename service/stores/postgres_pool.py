@@ -23,6 +23,7 @@ from service.clock import Clock
 from service.errors import StoreUnavailable
 from service.ids import new_token
 from service.states import Record
+from service.stores import UnknownDatabase
 from service.stores.group_commit import GroupCommit, Outcome, Verb
 from service.stores.postgres_clock import DatabaseClock
 from service.stores.postgres_lost import LOST, RERUN, lost, translated, unavailable, waited
@@ -82,13 +83,17 @@ class Times(Record, frozen=True, kw_only=True):
 
 
 def read_url(url: str) -> tuple[str, Options]:
-    """The driver's URL without our own options, and those. Flags are `on` or `off`."""
+    """The driver's URL without our own options, and those. Flags are `on` or `off`. Raises `UnknownDatabase`."""
     parts = urlsplit(url)
     given = dict(parse_qsl(parts.query))
     ours = {name: given.pop(name) for name in Options.__struct_fields__ if name in given}
-    read: dict[str, Any] = {
-        name: int(value) if name in ("statement_cache", "pool") else value != "off" for name, value in ours.items()
-    }
+    read: dict[str, Any] = {}
+    for name, value in ours.items():
+        number = name in ("statement_cache", "pool")
+        if not (value.isdigit() if number else value in ("on", "off")):
+            wanted = "a whole number" if number else "on or off"
+            raise UnknownDatabase(f"CALLSHEET_DATABASE_URL: `{name}` is {wanted}, not {value!r}")
+        read[name] = int(value) if number else value == "on"
     return urlunsplit(parts._replace(query=urlencode(given))), Options(**read)
 
 
@@ -119,6 +124,15 @@ class Pool:
         self._inside = False
 
     async def open(self) -> None:
+        """Raises `StoreUnavailable`, and `UnknownDatabase` where the URL itself is wrong."""
+        try:
+            await self._connect()
+        except (ValueError, asyncpg.UndefinedObjectError, asyncpg.InvalidParameterValueError) as error:
+            raise UnknownDatabase(f"CALLSHEET_DATABASE_URL cannot be used: {error}") from error
+        if self.asks_time:
+            self._timing = asyncio.create_task(self._told.keep(self._ask_time))
+
+    async def _connect(self) -> None:
         with translated():
             self._pool = await asyncpg.create_pool(
                 self.dsn,
@@ -131,8 +145,6 @@ class Pool:
                 reset=_nothing,  # nothing of ours outlives a transaction; one round trip less
             )
             self._at = await self._read_clock(self)
-        if self.asks_time:
-            self._timing = asyncio.create_task(self._told.keep(self._ask_time))
 
     async def close(self) -> None:
         """Wait for what is being written, close every connection."""

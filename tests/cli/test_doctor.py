@@ -4,14 +4,18 @@ import base64
 import json
 import sqlite3
 import stat
+import uuid
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
+import asyncpg
+import httpx2
 import pytest
 
 from service.crypto import generate_master_key
 from service.stores.migrations import migrations
-from tests.cli.conftest import KEY, VIDEO, Folder, World, free_port
+from tests.cli.conftest import KEY, VIDEO, Folder, World, free_port, until
 from tests.stores import server
 
 
@@ -119,3 +123,53 @@ async def test_on_postgresql_it_counts_the_nodes_that_run_the_loops(tmp_path: Pa
         with folder.listening("serve", "--port", str(ports[1])):
             assert checks(folder.run("doctor", "--json").stdout)["loops"] == ("ok", "run by 2 nodes now")
         assert checks(folder.run("doctor", "--json").stdout)["loops"] == ("ok", "run by 1 node now")
+
+
+@pytest.mark.anyio
+async def test_a_database_that_nodes_run_is_not_marked_as_restored(tmp_path: Path) -> None:
+    url, keys, port = await server.database(tmp_path), generate_master_key(), free_port()
+    folder = Folder(tmp_path, DATABASE_URL=url, MASTER_KEYS=keys, API_KEY=KEY)
+    with folder.listening("serve", "--port", str(port)):
+        refused = folder.run("restore")
+        assert refused.returncode == 2 and "1 node" in refused.stderr and "stop" in refused.stderr
+    assert "marked as restored" in folder.ok("restore")
+    assert "becomes unknown" in checks(folder.run("doctor", "--json").stdout)["copy"][1]
+
+
+@pytest.mark.anyio
+async def test_what_the_url_gets_wrong_and_a_role_without_rights_are_sentences(tmp_path: Path) -> None:
+    url = await server.database(tmp_path)
+    folder = Folder(tmp_path, DATABASE_URL=url, MASTER_KEYS=generate_master_key(), API_KEY=KEY)
+    glue = "&" if "?" in url else "?"
+    for option, said in (
+        ("notify=maybe", "`notify` is on or off"),
+        ("foo=bar", "CALLSHEET_DATABASE_URL cannot be used"),
+    ):
+        refused = folder.run("migrate", DATABASE_URL=f"{url}{glue}{option}")
+        assert refused.returncode == 2 and said in refused.stderr and "Traceback" not in refused.stderr, refused.stderr
+    db = await asyncpg.connect(url)
+    low = f"low_{uuid.uuid4().hex[:8]}"
+    try:
+        await db.execute(f"CREATE ROLE {low} LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        refused = folder.run("migrate", DATABASE_URL=with_user(url, low))
+        assert refused.returncode == 2 and "give the role" in refused.stderr, refused.stderr
+        assert "Traceback" not in refused.stderr
+    finally:
+        await db.execute(f"DROP ROLE {low}")
+        await db.close()
+
+
+def with_user(url: str, user: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{user}@{parts.netloc.rpartition('@')[2]}"))
+
+
+def test_a_paused_credential_is_a_warning_with_its_remedy(asleep: World) -> None:
+    httpx2.put(f"{asleep.sandbox}/_sandbox/pixverse/account", json={"api_key": "another"}).raise_for_status()
+    with asleep.listening("serve", "--port", asleep.port):
+        asleep.api("POST", "/v1/jobs", {"provider": "pixverse", "operation": "text_to_video", "input": VIDEO})
+        until(
+            lambda: "paused" in asleep.ok("credentials", "show", "pixverse", "--json").replace('paused_at": null', "")
+        )
+        state, said = checks(asleep.run("doctor", "--json").stdout)["credentials"]
+    assert state == "warning" and "pixverse is paused" in said and "`callsheet credentials resume pixverse`" in said

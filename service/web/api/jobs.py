@@ -1,6 +1,7 @@
 """Jobs: submit, read, list, timeline, cancel, resolve, erase."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -112,14 +113,18 @@ async def _found(call: Call) -> Job:
 
 async def _shown(call: Call, job: Job, status: int = 200, headers: Headers = ()) -> Reply:
     given = await call.context.store.job_input(job.num)
-    shown = job_view(with_reason(call, job), given, call.context.clock.now(), call.context.link)
-    return json_reply(shown, status, headers)
+    job = (await with_reasons(call, [job]))[0]
+    return json_reply(job_view(job, given, call.context.clock.now(), call.context.link), status, headers)
 
 
-def with_reason(call: Call, job: Job) -> Job:
+async def with_reasons(call: Call, jobs: Sequence[Job]) -> list[Job]:
     """A job that waits behind others of its credential shows what they wait for."""
-    waits = job.status is JobStatus.QUEUED and job.reason is None
-    return replace(job, reason=call.context.gates.reason(job.credential)) if waits else job
+    waiting = [job.status is JobStatus.QUEUED and job.reason is None for job in jobs]
+    credentials = {job.credential for job, waits in zip(jobs, waiting, strict=True) if waits}
+    reasons = {num: await call.context.gates.explain(num) for num in credentials}
+    return [
+        replace(job, reason=reasons[job.credential]) if waits else job for job, waits in zip(jobs, waiting, strict=True)
+    ]
 
 
 async def get(call: Call) -> Reply:
@@ -131,7 +136,7 @@ async def list_(call: Call) -> Reply:
     """Without `input`, which may have a megabyte each."""
     rows = await call.context.store.jobs(call.tenant, call.page(), call.query)
     now = call.context.clock.now()
-    return listed(call, rows, lambda job: job_data(with_reason(call, job), now, call.context.link))
+    return listed(call, await with_reasons(call, rows), lambda job: job_data(job, now, call.context.link))
 
 
 async def timeline(call: Call) -> Reply:
