@@ -34,6 +34,7 @@ from service.spending import Budget, Tally
 from service.states import JobStatus, Json, Record, Work
 
 Room = Callable[[int], int]  # how many more of this lane or credential may start now
+SEATS = 64  # what limits are divided by
 COPIED_AT = "copied_at"  # of `meta`: when this copy was taken, until its open submits are settled; then empty
 Offer = Callable[[int], bool]  # whether a sender here has a free slot for this lane; counts what it promised
 
@@ -79,12 +80,12 @@ class Booked(Record, frozen=True, kw_only=True):
     provider_job_ids: tuple[str, ...] = ()
 
 
-class Peer(Record, frozen=True, kw_only=True):
-    """A node in the roster: what it says, and whether it was still there long enough after it joined."""
+class Held(Record, frozen=True, kw_only=True):
+    """The seats that are a node's until its term ends, and how many nodes there are, this one among them."""
 
-    node: int
-    view: int
-    proven: bool
+    seats: tuple[int, ...]
+    nodes: int
+    proven: int  # those that were still there long enough after they joined, and this one
 
 
 class Table(Record, frozen=True, kw_only=True):
@@ -116,10 +117,10 @@ class Store(Protocol):
     def listen(self, wake: Callable[[], None]) -> None:
         """Call `wake` when another process may have made work that is due now: a hint, no promise."""
 
-    async def beat(self, node: int, view: int, term_ms: int, proving_ms: int) -> list[Peer] | None:
-        """Keep that this node is there and what it says; all that did within the term, itself among them.
+    async def beat(self, node: int, giving: Sequence[int], term_ms: int, proving_ms: int) -> Held | None:
+        """Renew the node's seats but for those that it gives, and take free ones up to its part of them all.
 
-        It joins, and has yet to prove itself, as often as it says 0. None: there can be no other.
+        None: there can be no other node.
         """
 
     async def leave(self, node: int) -> None: ...

@@ -1,36 +1,53 @@
-"""PostgreSQL's roster of nodes: each writes its own row, and reads the others' in the same statement.
+"""PostgreSQL's nodes and their seats: each node writes its own row and the rows of its own seats."""
 
-A statement sees what was committed before it began, and its time is when it began: who beats at T has seen every node
-whose own beat was committed before T.
-"""
+from collections.abc import Sequence
 
-from service.stores import Peer
+from service.stores import SEATS, Held
 from service.stores.postgres_rows import PostgresRows
 
 KEPT_MS = 3_600_000  # rows of nodes that are gone
-BEAT = (
-    "WITH t (now) AS (SELECT COALESCE($3, (extract(epoch FROM statement_timestamp()) * 1000)::bigint)),"
-    " mine AS (INSERT INTO nodes AS n (node, view, joined_at, beat_at) SELECT $1, $2, now, now FROM t"
-    " ON CONFLICT (node) DO UPDATE SET view = excluded.view, beat_at = excluded.beat_at,"
-    " joined_at = CASE WHEN excluded.view = 0 THEN excluded.joined_at ELSE n.joined_at END"
-    " RETURNING node, view, joined_at, beat_at),"
-    " gone AS (DELETE FROM nodes n USING t WHERE n.beat_at < t.now - $5 AND n.node <> $1)"
-    " SELECT r.node, r.view, r.beat_at - r.joined_at >= $6 FROM (SELECT node, view, joined_at, beat_at FROM mine"
-    " UNION ALL SELECT n.node, n.view, n.joined_at, n.beat_at FROM nodes n, t"
-    " WHERE n.node <> $1 AND n.beat_at > t.now - $4) r"
+TIME = "SELECT COALESCE($1::bigint, (extract(epoch FROM clock_timestamp()) * 1000)::bigint)"
+JOIN = (
+    "INSERT INTO nodes AS n (node, joined_at, beat_at) VALUES ($1, $2, $2) ON CONFLICT (node) DO UPDATE SET"
+    " beat_at = excluded.beat_at, joined_at = CASE WHEN n.beat_at > excluded.beat_at - $3::bigint THEN n.joined_at"
+    " ELSE excluded.joined_at END"
 )
-COUNT = "SELECT count(*) FROM nodes WHERE beat_at > (extract(epoch FROM statement_timestamp()) * 1000)::bigint - $1"
+OTHERS = (
+    "SELECT count(*), count(*) FILTER (WHERE beat_at - joined_at >= $4::bigint) FROM nodes"
+    " WHERE node <> $1 AND beat_at > $2::bigint - $3::bigint"
+)
+# Those that are given are nobody's from now on; an ended lease is renewed, too, where nobody has taken the seat.
+KEEP = (
+    "UPDATE seats SET node = CASE WHEN seat = ANY($4::bigint[]) THEN 0 ELSE node END,"
+    " until = CASE WHEN seat = ANY($4::bigint[]) THEN 0 ELSE $2::bigint + $3::bigint END WHERE node = $1"
+    " RETURNING seat, node"
+)
+TAKE = (
+    "UPDATE seats SET node = $1, until = $2::bigint + $3::bigint WHERE seat = ANY(ARRAY(SELECT seat FROM seats"
+    " WHERE until <= $2 ORDER BY seat LIMIT $4 FOR UPDATE SKIP LOCKED)) RETURNING seat"
+)
+FORGET = "DELETE FROM nodes WHERE node <> $1 AND beat_at < $2::bigint - $3::bigint"
+COUNT = "SELECT count(*) FROM nodes WHERE beat_at > (extract(epoch FROM clock_timestamp()) * 1000)::bigint - $1"
 
 
 class NodeVerbs(PostgresRows):
-    async def beat(self, node: int, view: int, term_ms: int, proving_ms: int) -> list[Peer] | None:
-        """Beside the writer, in one statement: what the writer waits for does not delay it."""
-        given = None if self._pool.asks_time else self.now()
-        rows = await self._pool.fetch(BEAT, node, view, given, term_ms, KEPT_MS, proving_ms, urgent=True)
-        return [Peer(node=number, view=said, proven=proven) for number, said, proven in rows]
+    async def beat(self, node: int, giving: Sequence[int], term_ms: int, proving_ms: int) -> Held | None:
+        """Beside the writer: what that waits for does not delay it."""
+        async with self._pool.beside() as db:
+            now = await db.fetchval(TIME, self._pool.given_time())
+            await db.execute(JOIN, node, now, term_ms)
+            live, proven = await db.fetchrow(OTHERS, node, now, term_ms, proving_ms)
+            kept = await db.fetch(KEEP, node, now, term_ms, list(giving))
+            seats = [seat for seat, holder in kept if holder == node]
+            if (most := -(-SEATS // (1 + live)) - len(seats)) > 0:
+                seats += [row[0] for row in await db.fetch(TAKE, node, now, term_ms, most)]
+            await db.execute(FORGET, node, now, KEPT_MS)
+        return Held(seats=tuple(seats), nodes=1 + live, proven=1 + proven)
 
     async def nodes(self, term_ms: int) -> int | None:
         return int((await self._pool.fetch(COUNT, term_ms, urgent=True))[0][0])
 
     async def leave(self, node: int) -> None:
-        await self._pool.fetch("DELETE FROM nodes WHERE node = $1", node, urgent=True)
+        async with self._pool.beside() as db:
+            await db.execute("UPDATE seats SET node = 0, until = 0 WHERE node = $1", node)
+            await db.execute("DELETE FROM nodes WHERE node = $1", node)

@@ -13,7 +13,7 @@ from service.facts import Arrival, RawCallback
 from service.ids import new_token
 from service.models import Announcement, Applied, Credential, DueDelivery, Job, NewJob
 from service.states import Json, Work
-from service.stores import Created, Peer, Plan, Room
+from service.stores import Created, Held, Plan, Room
 from service.stores.plain import JOB_COLUMNS, MUTABLE_COLUMNS, changed_values, job_values, without_content
 from service.stores.planning import Loaded, Planner, WriteSet, ids_to_bind
 from service.stores.sqlite_deliveries import DeliveryVerbs
@@ -70,7 +70,7 @@ async def open_store(
 
 
 class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
-    async def beat(self, node: int, view: int, term_ms: int, proving_ms: int) -> list[Peer] | None:
+    async def beat(self, node: int, giving: Sequence[int], term_ms: int, proving_ms: int) -> Held | None:
         """Differs from PostgreSQL because one process runs the loops, and the lock file sees to it."""
         return None
 

@@ -39,6 +39,7 @@ DO $$ DECLARE child regclass; BEGIN
 END $$;
 TRUNCATE commits, tenants, keys, credentials, jobs, job_details, provider_ids, notes, callbacks, dedupe_keys, endpoints,
     events, event_bodies, deliveries, attempts, charges, budgets, files, file_chunks, nodes RESTART IDENTITY CASCADE;
+UPDATE seats SET node = 0, until = 0;
 DELETE FROM meta WHERE key NOT IN ('nonce', 'partitions');
 """
 

@@ -1,7 +1,8 @@
-"""The roster of nodes: who says what, who still counts, who was there for long enough."""
+"""Seats: each is one node's at a time, for as long as that is heard of."""
 
 import pytest
 
+from service.stores import SEATS
 from tests.stores.world import World
 
 pytestmark = pytest.mark.anyio
@@ -9,23 +10,29 @@ pytestmark = pytest.mark.anyio
 TERM_MS, PROVING_MS = 5_000, 3_000
 
 
-async def beat(world: World, node: int, view: int) -> dict[int, tuple[int, bool]] | None:
-    roster = await world.store.beat(node, view, TERM_MS, PROVING_MS)
-    return None if roster is None else {peer.node: (peer.view, peer.proven) for peer in roster}
+async def beat(world: World, node: int, giving: list[int] | None = None) -> tuple[int, int, int]:
+    """How many seats it holds now, how many nodes there are, how many of them are proven."""
+    held = await world.store.beat(node, giving or [], TERM_MS, PROVING_MS)
+    assert held is not None
+    return len(held.seats), held.nodes, held.proven
 
 
-async def test_each_sees_what_all_who_count_said_last(world: World, store_name: str) -> None:
+async def test_seats_go_to_who_is_there_and_come_back_from_who_is_not(world: World, store_name: str) -> None:
     if store_name == "sqlite":
-        assert await beat(world, 1, 0) is None and await world.store.nodes(TERM_MS) is None
+        assert await world.store.beat(1, [], TERM_MS, PROVING_MS) is None and await world.store.nodes(TERM_MS) is None
         await world.store.leave(1)
         return
-    assert await beat(world, 1, 0) == {1: (0, False)}
-    assert await beat(world, 2, 7) == {1: (0, False), 2: (7, False)}
+    assert await beat(world, 1) == (SEATS, 1, 1)
+    assert (await beat(world, 2))[:2] == (0, 2)
     world.clock.forward(3)
-    assert await beat(world, 1, 8) == {1: (8, True), 2: (7, False)}, "the other was there, but is it still?"
-    assert await beat(world, 2, 8) == {1: (8, True), 2: (8, True)}
-    world.clock.forward(5)
-    assert await beat(world, 2, 8) == {2: (8, True)}, "the other was not heard of for its term"
-    assert await beat(world, 1, 0) == {1: (0, False), 2: (8, True)}, "who says 0 begins anew"
+    await beat(world, 2)
+    assert await beat(world, 1) == (SEATS, 2, 2)
+    assert await beat(world, 1, list(range(32))) == (32, 2, 2)
+    assert await beat(world, 2) == (32, 2, 2), "its part, and no more"
+    world.clock.forward(4.9)
+    assert await beat(world, 2) == (32, 2, 2)
+    world.clock.forward(0.1)
+    assert (await beat(world, 2))[0] == SEATS, "the first was not heard of for its term"
+    assert (await beat(world, 1))[0] == 0
     await world.store.leave(2)
-    assert await beat(world, 1, 9) == {1: (9, False)}
+    assert (await beat(world, 1))[0] == SEATS
