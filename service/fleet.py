@@ -16,6 +16,7 @@ TERM_S = 5.0  # how long a seat is a node's after it was renewed last
 OWN_TERM_S = 4.5  # in its own eyes: clocks are rounded, and do not run alike
 PROVING_S = 3.0
 BEAT_S = 1.0
+SPREAD = 27  # odd: keys that follow each other have seats that are far apart, as a node's seats are neighbors
 LOOK_S = 0.2  # between beats while there is a seat to be had, or to be given
 
 
@@ -40,11 +41,11 @@ class Fleet:
         if self._clock.monotonic() >= self._until:
             return 0
         seats, (each, rest) = self._seats, divmod(limit, SEATS)
-        return each * len(seats) + sum((key + SEATS * n // rest) % SEATS in seats for n in range(rest))
+        return each * len(seats) + sum((key * SPREAD + SEATS * n // rest) % SEATS in seats for n in range(rest))
 
     def owns(self, key: int) -> bool:
         """Whether what this key names is this node's alone."""
-        return key % SEATS in self._seats and self._clock.monotonic() < self._until
+        return key * SPREAD % SEATS in self._seats and self._clock.monotonic() < self._until
 
     async def join(self, store: Store) -> None:
         """Begin to count among the nodes of this database. Raises `StoreUnavailable`."""

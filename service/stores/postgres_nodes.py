@@ -1,6 +1,7 @@
 """PostgreSQL's nodes and their seats: each node writes its own row and the rows of its own seats."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from service.stores import SEATS, Held
 from service.stores.postgres_rows import PostgresRows
@@ -33,7 +34,8 @@ COUNT = "SELECT count(*) FROM nodes WHERE beat_at > (extract(epoch FROM clock_ti
 class NodeVerbs(PostgresRows):
     async def beat(self, node: int, giving: Sequence[int], term_ms: int, proving_ms: int) -> Held | None:
         """Beside the writer: what that waits for does not delay it."""
-        async with self._pool.beside() as db:
+
+        async def work(db: Any) -> Held:
             now = await db.fetchval(TIME, self._pool.given_time())
             await db.execute(JOIN, node, now, term_ms)
             live, proven = await db.fetchrow(OTHERS, node, now, term_ms, proving_ms)
@@ -42,7 +44,9 @@ class NodeVerbs(PostgresRows):
             if (most := -(-SEATS // (1 + live)) - len(seats)) > 0:
                 seats += [row[0] for row in await db.fetch(TAKE, node, now, term_ms, most)]
             await db.execute(FORGET, node, now, KEPT_MS)
-        return Held(seats=tuple(seats), nodes=1 + live, proven=1 + proven)
+            return Held(seats=tuple(seats), nodes=1 + live, proven=1 + proven)
+
+        return await self._pool.quick(work)
 
     async def nodes(self, term_ms: int) -> int | None:
         return int((await self._pool.fetch(COUNT, term_ms, urgent=True))[0][0])

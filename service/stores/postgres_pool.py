@@ -215,6 +215,18 @@ class Pool:
                 await db.execute(f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}")
                 yield db
 
+    async def quick(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """A short transaction beside the writer; run once more, on a new connection, where it got no answer."""
+        for last in (False, True):
+            try:
+                async with asyncio.timeout(self._times.begin), self.beside() as db:
+                    return await work(db)
+            except (StoreUnavailable, TimeoutError) as error:
+                await self._pool.expire_connections()
+                if last:
+                    raise StoreUnavailable(f"the database does not answer: {error}") from error
+        raise AssertionError
+
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
         """The turn of a read that may be slow: such hold all connections but two."""
