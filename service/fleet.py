@@ -10,7 +10,7 @@ are given up only for nodes that have been there for `PROVING_S`: one that dies 
 """
 
 from service.clock import Clock
-from service.stores import SEATS, Store
+from service.stores import SEATS, Store, fair_part
 
 TERM_S = 5.0  # how long a seat is a node's after it was renewed last
 OWN_TERM_S = 4.5  # in its own eyes: clocks are rounded, and do not run alike
@@ -40,7 +40,10 @@ class Fleet:
         """How much of a limit may be used here. Those of one key add up to the limit; keys differ in whose is odd."""
         if self._clock.monotonic() >= self._until:
             return 0
-        seats, (each, rest) = self._seats, divmod(limit, SEATS)
+        seats = self._seats
+        if len(seats) == SEATS:
+            return limit
+        each, rest = divmod(limit, SEATS)
         return each * len(seats) + sum((key * SPREAD + SEATS * n // rest) % SEATS in seats for n in range(rest))
 
     def owns(self, key: int) -> bool:
@@ -68,7 +71,7 @@ class Fleet:
             return
         self.shared = self.shared or held.nodes > 1
         seats = sorted(held.seats)
-        keep = -(-SEATS // held.proven)
+        keep = fair_part(held.proven)
         self._seats, self._giving, self._until = frozenset(seats[:keep]), seats[keep:], asked + OWN_TERM_S
 
     async def leave(self) -> None:

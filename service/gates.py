@@ -48,8 +48,7 @@ class Gates:
         self._buckets: dict[int, TokenBucket] = {}
         self._running: dict[int, int] = {}  # at the provider or on the way, as the database last said
         self._asked: set[int] = set()  # by the claims since then
-        self._claims: collections.Counter[int] = collections.Counter()  # made here, ever
-        self._counted: dict[int, int] = {}  # of those, the ones that were made when the database was asked
+        self._since: collections.Counter[int] = collections.Counter()  # claimed here since the database was asked
         self._uncounted = False
         self._leaving: collections.Counter[int] = collections.Counter()  # claimed here and not answered yet
         self._read_at = float("-inf")
@@ -76,12 +75,13 @@ class Gates:
         asked, self._asked = self._asked, set()
         self._running = {num: count for num, count in self._running.items() if num in asked}
         for num in [num for num in self._running if self._fleet.owns(num)]:
-            made = self._claims[num]
-            self._running[num], self._counted[num] = await self._store.running(num), made
+            before = self._since[num]
+            self._running[num] = await self._store.running(num)
+            self._since[num] -= before
 
     def _at_provider(self, num: int) -> int:
         """One that was claimed while the database was asked may count twice, rather than never."""
-        return self._running.get(num, 0) + self._claims[num] - self._counted.get(num, 0)
+        return self._running.get(num, 0) + self._since[num]
 
     def room(self, free: Room) -> Room:
         """How many submits of a credential may start: what is free here, and what its gate lets through."""
@@ -115,7 +115,7 @@ class Gates:
     def claimed(self, num: int) -> None:
         """One queued submit leaves: it counts from now on, before its row says so, until it is `answered`."""
         self._leaving[num] += 1
-        self._claims[num] += 1
+        self._since[num] += 1
         self.started(num)
 
     def started(self, num: int) -> None:

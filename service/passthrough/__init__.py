@@ -42,7 +42,7 @@ from service.transitions import Transitions
 
 log = logging.getLogger("callsheet.passthrough")
 
-SCOPE, ACCOUNT_SCOPE = "passthrough", "passthrough:account"
+ACCOUNT_SCOPE = "passthrough:account"
 READ_S = 90.0  # for the head of a reply
 UPLOAD_S = 600.0  # the same, behind a body that streams
 JSON_BYTES = 4 * 1024 * 1024  # of a reply in which URLs are rewritten and a status is read

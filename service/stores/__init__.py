@@ -88,6 +88,11 @@ class Held(Record, frozen=True, kw_only=True):
     proven: int  # those that were still there long enough after they joined, and this one
 
 
+def fair_part(nodes: int) -> int:
+    """How many seats each of so many nodes may have: together at least all of them."""
+    return -(-SEATS // nodes)
+
+
 class Table(Record, frozen=True, kw_only=True):
     name: str
     rows: int  # exact on SQLite, an estimate where counting is dear

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from service.stores import SEATS, Held
+from service.stores import Held, fair_part
+from service.stores.postgres_pool import CLOCK
 from service.stores.postgres_rows import PostgresRows
 
 KEPT_MS = 3_600_000  # rows of nodes that are gone
-TIME = "SELECT COALESCE($1::bigint, (extract(epoch FROM clock_timestamp()) * 1000)::bigint)"
+TIME = f"SELECT COALESCE($1::bigint, ({CLOCK}))"
 JOIN = (
     "INSERT INTO nodes AS n (node, joined_at, beat_at) VALUES ($1, $2, $2) ON CONFLICT (node) DO UPDATE SET"
     " beat_at = excluded.beat_at, joined_at = CASE WHEN n.beat_at > excluded.beat_at - $3::bigint THEN n.joined_at"
@@ -28,7 +29,7 @@ TAKE = (
     " WHERE until <= $2 ORDER BY seat LIMIT $4 FOR UPDATE SKIP LOCKED)) RETURNING seat"
 )
 FORGET = "DELETE FROM nodes WHERE node <> $1 AND beat_at < $2::bigint - $3::bigint"
-COUNT = "SELECT count(*) FROM nodes WHERE beat_at > (extract(epoch FROM clock_timestamp()) * 1000)::bigint - $1"
+COUNT = f"SELECT count(*) FROM nodes WHERE beat_at > ({CLOCK}) - $1"  # noqa: S608 - a constant
 
 
 class NodeVerbs(PostgresRows):
@@ -41,9 +42,10 @@ class NodeVerbs(PostgresRows):
             live, proven = await db.fetchrow(OTHERS, node, now, term_ms, proving_ms)
             kept = await db.fetch(KEEP, node, now, term_ms, list(giving))
             seats = [seat for seat, holder in kept if holder == node]
-            if (most := -(-SEATS // (1 + live)) - len(seats)) > 0:
+            if (most := fair_part(1 + live) - len(seats)) > 0:
                 seats += [row[0] for row in await db.fetch(TAKE, node, now, term_ms, most)]
-            await db.execute(FORGET, node, now, KEPT_MS)
+            if not kept:  # it has just joined, or has been silent
+                await db.execute(FORGET, node, now, KEPT_MS)
             return Held(seats=tuple(seats), nodes=1 + live, proven=1 + proven)
 
         return await self._pool.quick(work)

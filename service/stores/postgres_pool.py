@@ -30,7 +30,6 @@ from service.stores.postgres_lost import LOST, RERUN, lost, translated, unavaila
 
 T = TypeVar("T")
 V = TypeVar("V", bound=Callable[..., Any])
-AsyncVerb = Callable[[list[Any]], Awaitable[list[Any]]]
 log = logging.getLogger("callsheet.stores")
 
 CONNECT_S = 5.0
@@ -112,7 +111,6 @@ class Pool:
         self._writer: Any = None
         self._listening: asyncio.Task[None] | None = None
         self._telling: asyncio.Task[None] | None = None
-        self._tell_at = 0.0
         self.rolled_back: Callable[[], None] = lambda: None  # what was read in a transaction that is undone
         self.statements = 0
         # Of the transaction under way:
@@ -181,7 +179,7 @@ class Pool:
         return at, before
 
     async def _ask_time(self) -> None:
-        with suppress(asyncpg.PostgresError, *LOST):
+        with suppress(asyncpg.PostgresError, StoreUnavailable, *LOST):
             async with self._lent() as db:
                 await self._read_clock(db)
 

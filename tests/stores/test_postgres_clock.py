@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from service.clock import SystemClock
+from service.errors import StoreUnavailable
 from service.stores.postgres_clock import REREAD_S, DatabaseClock
+from service.stores.postgres_pool import Times
 from tests.stores import server
 from tests.stores.test_postgres import aside, node
 from tests.stores.world import START, ManualClock
@@ -97,6 +99,23 @@ async def test_it_asks_on_after_the_server_ended_its_connections(tmp_path: Path)
         ended = await other.fetch(f"{sql} AND pid <> pg_backend_pid()")
         assert ended
         clock.forward(3_600)
+        async with asyncio.timeout(3 * REREAD_S):
+            while _seconds_off(world.store.clock.now()) > 20:  # noqa: ASYNC110 - of what the node does by itself
+                await asyncio.sleep(0.1)
+
+
+async def test_it_asks_on_after_no_connection_was_to_be_had(tmp_path: Path) -> None:
+    url, clock = await server.database(tmp_path), ManualClock()
+    async with node(f"{url}&pool=2", clock, ask_time=True, times=Times(wait=0)) as world:
+        pool = world.store._pool
+        clock.forward(3_600)
+        async with pool._lent():  # and the other one is the writer's
+            await asyncio.sleep(REREAD_S)  # by now it asks
+            with pytest.raises(StoreUnavailable, match="no connection"):
+                async with pool.beside():
+                    pass
+            await asyncio.sleep(0.5)
+            assert _seconds_off(world.store.clock.now()) > 3_500
         async with asyncio.timeout(3 * REREAD_S):
             while _seconds_off(world.store.clock.now()) > 20:  # noqa: ASYNC110 - of what the node does by itself
                 await asyncio.sleep(0.1)
