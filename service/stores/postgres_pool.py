@@ -206,18 +206,27 @@ class Pool:
         raise AssertionError
 
     @asynccontextmanager
-    async def beside(self) -> AsyncIterator[Any]:
-        """A connection beside the writer's, in a transaction of its own."""
+    async def beside(self, *, idle_ms: int = IDLE_MS) -> AsyncIterator[Any]:
+        """A connection beside the writer's, in a transaction; nobody waits for a ROLLBACK of one that got no answer."""
         with translated():
-            async with self._lent() as db, db.transaction():
-                await db.execute(f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}")
-                yield db
+            async with self._lent() as db:
+                transaction = db.transaction()
+                await transaction.start()
+                try:
+                    await db.execute(f"SET LOCAL idle_in_transaction_session_timeout = {idle_ms}")
+                    yield db
+                except Exception as error:
+                    with suppress(*LOST):  # the server, or the pool, may have ended it already
+                        db.terminate() if lost(error) else await transaction.rollback()
+                    raise
+                await transaction.commit()
 
     async def quick(self, work: Callable[[Any], Awaitable[T]]) -> T:
         """A short transaction beside the writer; run once more, on a new connection, where it got no answer."""
+        idle_ms = int(self._times.begin * 400)  # what the first one locked is free by then: its server was told nothing
         for last in (False, True):
             try:
-                async with asyncio.timeout(self._times.begin), self.beside() as db:
+                async with asyncio.timeout(self._times.begin), self.beside(idle_ms=idle_ms) as db:
                     return await work(db)
             except (StoreUnavailable, TimeoutError) as error:
                 await self._pool.expire_connections()
@@ -248,7 +257,8 @@ class Pool:
         try:
             yield db
         except asyncio.CancelledError:
-            db.terminate()
+            with suppress(*LOST):  # the server may have ended it already
+                db.terminate()
             raise
         finally:
             await self._pool.release(db, timeout=CONNECT_S)

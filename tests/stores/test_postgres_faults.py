@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 
 from service.clock import SystemClock
@@ -277,6 +278,48 @@ async def test_a_beat_on_a_line_that_fell_silent_soon_takes_another(url: str) ->
         async with asyncio.timeout(12):
             assert await world.store.beat(1, [], 10_000, 3_000) is not None
         assert line.swallowed
+
+
+async def test_a_beat_whose_line_falls_silent_in_its_middle_soon_takes_another(url: str) -> None:
+    """It waits for no answer to its ROLLBACK either."""
+    line = Line(_socket(url))
+    async with line.running(url) as way, node(f"{way}?notify=off", times=Times(begin=0.5)) as world, aside(url) as db:
+        assert await world.store.beat(1, [], 10_000, 3_000) is not None
+        transaction = db.transaction()
+        await transaction.start()
+        await db.execute("LOCK TABLE seats")
+        beating = asyncio.create_task(world.store.beat(1, [], 10_000, 3_000))
+        await until(url, WAITING)
+        line.hush()
+        await transaction.rollback()
+        async with asyncio.timeout(5):
+            assert await beating is not None
+        assert line.swallowed
+
+
+async def test_a_caller_who_goes_in_the_middle_of_a_transaction_beside_leaves_a_line_that_works(url: str) -> None:
+    async with pooled(url) as pool:
+        for _ in range(2 * pool.options.pool):
+            inside = asyncio.Event()
+
+            async def work(inside: asyncio.Event = inside) -> None:
+                async with pool.beside() as db:
+                    await db.execute("CREATE TABLE undone (x BIGINT)")
+                    inside.set()
+                    await db.fetch("SELECT pg_sleep(60)")
+
+            gone = asyncio.create_task(work())
+            await inside.wait()
+            gone.cancel()
+            async with asyncio.timeout(2):
+                await asyncio.gather(gone, return_exceptions=True)
+            assert gone.cancelled()
+        with pytest.raises(asyncpg.DivisionByZeroError):
+            async with pool.beside() as db:
+                await db.execute("CREATE TABLE undone (x BIGINT)")
+                await db.execute("SELECT 1 / 0")
+        async with asyncio.timeout(5):
+            assert await pool.fetch("SELECT to_regclass('undone') IS NULL AS gone") == [(True,)]
 
 
 async def test_news_is_heard_again_after_its_line_fell_silent(url: str) -> None:
