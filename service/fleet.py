@@ -9,6 +9,8 @@ before it lets go of it, and by its own clock before the lease ends. What is und
 are given up only for nodes that have been there for `PROVING_S`: one that dies at each start takes none from others.
 """
 
+from collections.abc import Iterable
+
 from service.clock import Clock
 from service.stores import SEATS, Store, fair_part
 
@@ -27,6 +29,7 @@ class Fleet:
         self._clock, self._node = clock, node
         self._store: Store | None = None
         self._seats: frozenset[int] = frozenset()
+        self._since: dict[int, float] = {}  # each of them without a break, by the monotonic clock
         self._giving: list[int] = []  # seats that are not used any more
         self._until = float("-inf")  # of the monotonic clock
         self.shared = False  # whether there was ever another node
@@ -48,7 +51,14 @@ class Fleet:
 
     def owns(self, key: int) -> bool:
         """Whether what this key names is this node's alone."""
-        return key * SPREAD % SEATS in self._seats and self._clock.monotonic() < self._until
+        return self.since(key) is not None
+
+    def since(self, key: int) -> float | None:
+        """From when on it is, with nobody else's use of it between; None where it is not. Another value: another time.
+
+        What this node counted in an earlier time leaves out what others did with it since.
+        """
+        return self._since.get(key * SPREAD % SEATS) if self._clock.monotonic() < self._until else None
 
     async def join(self, store: Store) -> None:
         """Begin to count among the nodes of this database. Raises `StoreUnavailable`."""
@@ -67,16 +77,25 @@ class Fleet:
         asked = self._clock.monotonic()
         held = await self._store.beat(self._node, self._giving, int(TERM_S * 1000), int(PROVING_S * 1000))
         if held is None:
-            self._seats, self._until = frozenset(range(SEATS)), float("inf")
+            self._have(range(SEATS), float("inf"))
             return
         self.shared = self.shared or held.nodes > 1
         seats = sorted(held.seats)
         keep = fair_part(held.proven)
-        self._seats, self._giving, self._until = frozenset(seats[:keep]), seats[keep:], asked + OWN_TERM_S
+        self._giving = seats[keep:]
+        self._have(seats[:keep], asked + OWN_TERM_S)
 
     async def leave(self) -> None:
         """Nothing of this node is under way any more: the others may have its seats. Raises `StoreUnavailable`."""
         store, self._store = self._store, None
-        self._seats, self._giving, self._until = frozenset(), [], float("-inf")
+        self._giving = []
+        self._have((), float("-inf"))
         if store is not None:
             await store.leave(self._node)
+
+    def _have(self, seats: Iterable[int], until: float) -> None:
+        """A seat that was renewed before its time was over is still the same: nobody else had it between."""
+        now = self._clock.monotonic()
+        before = self._since if now < self._until else {}
+        self._since = {seat: before.get(seat, now) for seat in seats}
+        self._seats, self._until = frozenset(self._since), until

@@ -45,7 +45,7 @@ class Gates:
         self._store, self._fleet, self._of, self._settings, self._clock = store, fleet, of, settings, clock
         self._paused: dict[int, str] = {}
         self._holds: dict[int, _Hold] = {}
-        self._buckets: dict[int, TokenBucket] = {}
+        self._buckets: dict[int, tuple[float | None, TokenBucket]] = {}  # and from when on it is ours to count
         self._running: dict[int, int] = {}  # at the provider or on the way, as the database last said
         self._asked: set[int] = set()  # by the claims since then
         self._since: collections.Counter[int] = collections.Counter()  # claimed here since the database was asked
@@ -96,7 +96,6 @@ class Gates:
         if num in self._paused:
             return 0
         if not self.ours(num):
-            self._buckets.pop(num, None)
             self._running.pop(num, None)
             return 0
         hold, most = self._holds.get(num), 1_000_000
@@ -179,9 +178,11 @@ class Gates:
         given = self._given(num)
         if given is None or given.rate is None:
             return None
-        if num not in self._buckets:
-            self._buckets[num] = TokenBucket(given.rate, max(1.0, given.rate), self._clock, empty=self._fleet.shared)
-        return self._buckets[num]
+        made, since = self._buckets.get(num), self._fleet.since(num)
+        if made is None or (self._fleet.shared and since not in (None, made[0])):
+            bucket = TokenBucket(given.rate, max(1.0, given.rate), self._clock, empty=self._fleet.shared)
+            made = self._buckets[num] = (since, bucket)
+        return made[1]
 
     def _given(self, num: int) -> ProviderSettings | None:
         credential = self._of(num)

@@ -27,11 +27,12 @@ MOST_LANES = 10_000  # remembered; past it those that were not used lately are f
 
 
 class _Lane:
-    __slots__ = ("bucket", "failures", "open_until", "pause", "rate", "rate_until", "slots", "used_at")
+    __slots__ = ("bucket", "failures", "open_until", "pause", "rate", "rate_since", "rate_until", "slots", "used_at")
 
     def __init__(self, now: float) -> None:
         self.slots, self.failures, self.pause, self.open_until = 1, 0, FIRST_PAUSE_S, 0.0
         self.rate: float | None = None
+        self.rate_since: float | None = None  # from when on it is this node's to count
         self.rate_until = 0.0
         self.bucket: TokenBucket | None = None
         self.used_at = now
@@ -153,11 +154,14 @@ class Lanes:
         if rate is None:
             known.rate = known.bucket = None
             return 0.0
-        if not self._fleet.owns(lane):
+        since = self._fleet.since(lane)
+        if since is None:
             known.rate, known.bucket, known.rate_until = rate, None, self._clock.monotonic() + RATE_S
             return ELSEWHERE_S
-        if known.bucket is None or known.rate != rate:
-            known.rate, known.bucket = rate, TokenBucket(rate, max(1.0, rate), self._clock, empty=self._fleet.shared)
+        back = self._fleet.shared and known.rate_since != since
+        if known.bucket is None or known.rate != rate or back:
+            known.rate, known.rate_since = rate, since
+            known.bucket = TokenBucket(rate, max(1.0, rate), self._clock, empty=self._fleet.shared)
         return known.bucket.take()
 
     def learned(self, lane: int, *, well: bool, answered: bool) -> None:

@@ -15,9 +15,11 @@ import pytest
 
 from service.app import Service
 from service.fleet import PROVING_S, TERM_S, Fleet
-from service.gates import REREAD_S
+from service.gates import REREAD_S, Gates
+from service.lanes import Lanes
 from service.loops import IDLE_S
-from service.models import Announcement
+from service.models import Announcement, Credential
+from service.settings import ProviderSettings
 from service.stores import SEATS, Held
 from service.views import event_body
 from tests.stores import server
@@ -197,6 +199,89 @@ async def test_seats_of_one_node_have_their_part_of_each_limit(limit: int, tmp_p
         for key in range(SEATS):
             shares = [one.share(limit, key) for one in nodes]
             assert sum(shares) == limit and max(shares) - min(shares) <= max(1, limit // SEATS), shares
+
+
+async def owners_and_back(world: World) -> tuple[int, Fleet, Fleet]:
+    """What a key names is the first node's, which then falls silent: it is the second one's."""
+    first, second = await joined(world, 1), await joined(world, 2)
+    await settle(world, (first, second))
+    key = next(key for key in range(1, SEATS) if first.owns(key))
+    return key, first, second
+
+
+async def silent(world: World, talking: Fleet) -> None:
+    for _ in range(int(TERM_S) + 2):
+        world.clock.forward(1.0)
+        await talking.beat()
+
+
+def sent(lanes: Lanes, lane: int, rate: float) -> int:
+    """How many attempts the lane's rate lets go now."""
+    return next(n for n in itertools.count() if lanes.limit(lane, rate) > 0)
+
+
+async def test_a_rate_that_was_another_nodes_for_a_while_is_used_up_when_it_comes_back(tmp_path: Path) -> None:
+    """Also where the node did not see that it was: nothing was due there."""
+    async with opened("postgres", tmp_path) as world:
+        lane, first, second = await owners_and_back(world)
+        one, two = (
+            Lanes(per_lane=16, total=256, clock=world.clock, sending=True, fleet=fleet) for fleet in (first, second)
+        )
+        assert one.limit(lane, 5.0) > 0, "the other one was there"
+        world.clock.forward(1.0)
+        await first.beat()
+        assert sent(one, lane, 5.0) == 5
+        await silent(world, second)
+        assert second.owns(lane) and sent(two, lane, 5.0) == 0
+        world.clock.forward(1.0)
+        assert sent(two, lane, 5.0) == 5
+        await second.leave()
+        await first.beat()
+        assert first.owns(lane) and sent(one, lane, 5.0) == 0
+        world.clock.forward(1.0)
+        assert sent(one, lane, 5.0) == 5
+        await first.beat()
+        assert sent(one, lane, 5.0) == 0, "a beat in time changes nothing"
+        world.clock.forward(1.0)
+        assert sent(one, lane, 5.0) == 5
+
+
+async def test_a_node_alone_goes_on_counting_a_rate_where_it_was_between_its_ticks(tmp_path: Path) -> None:
+    """A rate of less than one in a tick would else never come to one."""
+    async with opened("postgres", tmp_path) as world:
+        one = Fleet(clock=world.clock, node=1)
+        lanes = Lanes(per_lane=16, total=256, clock=world.clock, sending=True, fleet=one)
+        let_go = []
+        for _ in range(10):
+            await one.join(world.store)
+            let_go.append(sent(lanes, 1, 0.05))
+            await one.leave()
+            world.clock.forward(5.0)
+        assert let_go == [1, 0, 0, 0, 1, 0, 0, 0, 1, 0]
+
+
+async def test_a_credentials_rate_that_was_another_nodes_is_used_up_when_it_comes_back(tmp_path: Path) -> None:
+    async with opened("postgres", tmp_path) as world:
+        num, first, second = await owners_and_back(world)
+        credential = Credential(
+            num=num, tenant=1, provider="p", source="api", api_key="k", base_url="https://a.example"
+        )
+        settings = {"p": ProviderSettings(rate=4.0)}
+        gates = Gates(store=world.store, fleet=first, of={num: credential}.get, settings=settings, clock=world.clock)
+        assert gates.reason(num) == "rate"
+        world.clock.forward(1.0)
+        await first.beat()
+        assert gates.room(lambda _: 50)(num) == 4
+        await silent(world, second)
+        assert second.owns(num)
+        assert gates.reason(num) is None, "as far as it knows"
+        await second.leave()
+        await first.beat()
+        assert gates.room(lambda _: 50)(num) == 0
+        world.clock.forward(1.0)
+        assert gates.room(lambda _: 50)(num) == 4
+        await first.beat()
+        assert gates.room(lambda _: 50)(num) == 4, "a beat in time changes nothing"
 
 
 # -- nodes that send
