@@ -102,8 +102,8 @@ class Pool:
     def __init__(self, url: str, *, clock: Clock, ask_time: bool = True, times: Times | None = None):
         self.dsn, self.options = read_url(url)
         self._clock, self.asks_time, self._times = clock, ask_time, times or Times()
-        self._size = max(2, self.options.pool)
-        self._readers = asyncio.Semaphore(max(1, self._size - 2))  # without the writer's, and one for what is urgent
+        self._size = max(3, self.options.pool)
+        self._readers = asyncio.Semaphore(self._size - 2)  # without the writer's, and one for what is urgent
         self._told = DatabaseClock(clock)
         self.clock: Clock = self._told if ask_time else clock
         self._timing: asyncio.Task[None] | None = None
@@ -111,6 +111,7 @@ class Pool:
         self._writer: Any = None
         self._listening: asyncio.Task[None] | None = None
         self._telling: asyncio.Task[None] | None = None
+        self._untold = False  # there are news since the last were told
         self.rolled_back: Callable[[], None] = lambda: None  # what was read in a transaction that is undone
         self.statements = 0
         # Of the transaction under way:
@@ -452,15 +453,18 @@ class Pool:
 
     def _tell(self) -> None:
         """After the commit and beside it, at most 20 times a second: NOTIFY in a transaction takes a global lock."""
-        if not (self.news and self.options.notify) or (self._telling is not None and not self._telling.done()):
-            return
-        self._telling = asyncio.create_task(self._notify())
+        if self.news and self.options.notify:
+            self._untold = True
+            if self._telling is None or self._telling.done():
+                self._telling = asyncio.create_task(self._notify())
 
     async def _notify(self) -> None:
-        with suppress(asyncpg.PostgresError, StoreUnavailable, *LOST):
-            async with self._lent() as db:
-                await db.execute("SELECT pg_notify($1, '')", CHANNEL)
-        await asyncio.sleep(NEWS_EVERY_S)
+        while self._untold:
+            self._untold = False
+            with suppress(asyncpg.PostgresError, StoreUnavailable, *LOST):
+                async with self._lent() as db:
+                    await db.execute("SELECT pg_notify($1, '')", CHANNEL)
+            await asyncio.sleep(NEWS_EVERY_S)
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc]  # the driver has no types
