@@ -151,7 +151,7 @@ class Delivery:
             target = await self._target(delivery)
             if target is None or target.deleted or target.status is not EndpointStatus.ACTIVE:
                 return None, target
-            wait = self.lanes.limit(delivery.lane, target.rate)
+            wait = self.lanes.over(delivery.lane) or self.lanes.limit(delivery.lane, target.rate)
             return (Try(wait=wait) if wait > 0 else await self._try(delivery, target, within)), target
         except StoreUnavailable:
             return Try(wait=1.0), target

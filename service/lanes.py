@@ -148,6 +148,10 @@ class Lanes:
         finally:
             self._unproven -= 1
 
+    def over(self, lane: int) -> float:
+        """Seconds that what was started has to wait as less of the lane is this node's than when it was claimed."""
+        return ELSEWHERE_S if self.flying.count(lane) > self._fleet.share(self._per_lane, lane) else 0.0
+
     def limit(self, lane: int, rate: float | None) -> float:
         """Seconds that an attempt has to wait for the lane's rate (attempts a second); 0.0 lets it go now."""
         known = self._known(lane)

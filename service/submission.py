@@ -98,7 +98,7 @@ class Submission:
             claimed = await self._store.claim_jobs(work, room=room, lease_ms=self._lease_ms, limit=limit)
             for job, given in claimed:
                 if work is Work.SUBMIT and not self._gates.ours(job.credential):  # the commit took long
-                    await self._store.renew_lease(job, 0)
+                    self.flying.start(job.credential, until_kept(partial(self._store.renew_lease, job, 0)))
                     continue
                 renew = partial(self._store.renew_lease, job, self._lease_ms) if work is Work.SUBMIT else None
                 renew_s = self._lease_ms / 1000

@@ -4,6 +4,7 @@ import asyncio
 import collections
 import contextlib
 import itertools
+import math
 import random
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
@@ -13,20 +14,23 @@ from typing import Any
 import httpx2
 import pytest
 
-from service.app import Service
+from service import providers
+from service.app import Service, build
+from service.errors import StoreUnavailable
 from service.fleet import PROVING_S, TERM_S, Fleet
 from service.gates import REREAD_S, Gates
 from service.lanes import Lanes
 from service.loops import IDLE_S
 from service.models import Announcement, Credential
-from service.settings import ProviderSettings
-from service.stores import SEATS, Held
+from service.settings import ProviderSettings, load
+from service.stores import SEATS, Held, open_store
 from service.views import event_body
 from tests.stores import server
-from tests.stores.world import World, opened
+from tests.stores.world import ManualClock, World, opened
+from tests.test_nodes import KEYS as KEYS_OF_NODES
 from tests.test_nodes import node, submit
 from tests.test_pipeline import receiving, status, until
-from tests.web.served import sandbox_running
+from tests.web.served import ADMIN, sandbox_running
 
 pytestmark = pytest.mark.anyio
 
@@ -432,3 +436,97 @@ async def test_the_limit_holds_while_a_node_that_stops_waits_for_its_attempts(tm
         await until(lambda: len(seen) >= limit + 2, 30)
         await ending
     assert max(seen) == limit, seen
+
+
+# -- claims whose commit took longer than the seats were held
+
+
+class Late:
+    """The node's store. A claim takes so long that others have the node's seats by the time it is answered."""
+
+    def __init__(self, store: Any, clock: Any):
+        self._store, self._clock = store, clock
+        self.late = False
+        self.refusing = 0  # how many leases cannot be ended for now
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def claim_jobs(self, work: Any, **given: Any) -> Any:
+        return await self._after(await self._store.claim_jobs(work, **given))
+
+    async def claim_deliveries(self, **given: Any) -> Any:
+        return await self._after(await self._store.claim_deliveries(**given))
+
+    async def _after(self, claimed: Any) -> Any:
+        if claimed and self.late:
+            self._clock.forward(TERM_S)
+        return claimed
+
+    async def renew_lease(self, job: Any, lease_ms: int) -> bool:
+        if self.refusing:
+            self.refusing -= 1
+            raise StoreUnavailable("not now")
+        return bool(await self._store.renew_lease(job, lease_ms))
+
+
+@contextlib.asynccontextmanager
+async def late(url: str, sandbox: str = NOWHERE, **more: str) -> AsyncIterator[tuple[Service, Late]]:
+    """A node whose loops are stepped by hand."""
+    clock, made = ManualClock(), list[Late]()
+
+    async def open_late(url: str, **given: Any) -> Any:
+        made.append(Late(await open_store(url, **given), clock))
+        return made[0]
+
+    environment = {
+        "CALLSHEET_DATABASE_URL": url, "CALLSHEET_API_KEY": ADMIN, "CALLSHEET_MASTER_KEYS": KEYS_OF_NODES,
+        "CALLSHEET_PUBLIC_URL": "http://127.0.0.1:1", "CALLSHEET_SANDBOX_URL": sandbox, **more,
+    }  # fmt: skip
+    service = await build(load(environment, known_providers=providers.names()), clock=clock, open_database=open_late)
+    try:
+        yield service, made[0]
+    finally:
+        await service.close()
+
+
+async def test_what_was_claimed_by_seats_that_are_gone_since_is_not_sent_here(tmp_path: Path) -> None:
+    arrived = []
+
+    async def answer(path: str) -> bytes:
+        arrived.append(path)
+        return status(200)
+
+    async with receiving(answer) as (_, target), late(await server.database(tmp_path)) as (service, store):
+        delivery = service.context.delivery
+        await endpoint(service, f"{target}/in")
+        delivery.lanes.sending = False  # all of it is claimed
+        await publish(service, 3)
+        store.late = True
+        assert await delivery.step(math.inf)
+        await delivery.flying.drain(5)
+        assert not service.fleet.settled and arrived == []
+        store.late = False
+        await service.fleet.beat()
+        async with asyncio.timeout(20):
+            while len(arrived) < 3:
+                await delivery.step(math.inf)
+                await asyncio.sleep(0.02)
+    assert arrived == ["/in"] * 3
+
+
+async def test_all_that_was_claimed_too_late_is_given_back_also_where_the_store_refuses_once(tmp_path: Path) -> None:
+    url = await server.database(tmp_path)
+    async with node(url, NOWHERE, role="api") as (_, client):
+        for n in range(3):
+            await submit(client, f"nonce-{n}")
+    async with late(url, **{"CALLSHEET_PIXVERSE_CONCURRENCY": "5"}) as (service, store):
+        submission = service.context.loops._stages[0]
+        await submission.step(math.inf)  # the credential is counted
+        store.late, store.refusing = True, 1
+        assert await submission.step(math.inf)
+        await submission.flying.drain(5)
+        assert store.refusing == 0
+        ends = await store.rows("SELECT due_at FROM jobs WHERE work = 'submit' AND status = 'queued'")
+        soon = store.now() + (TERM_S + 1) * 1000  # the node's clock was put forward, and the database's was not
+        assert [row[0] < soon for row in ends] == [True] * 3, "and not with the lease's end"
