@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,25 +17,12 @@ from service.offers import CATALOG_S, Offers
 from service.providers import Call, Documented, Reply, Request
 from service.states import Json
 from tests.builders import HandClock
-from tests.web.sandboxed import Sandboxed, calling, running
-from tests.web.served import sandbox_running
+from tests.web.sandboxed import Sandboxed, running
 
 pytestmark = pytest.mark.anyio
 
 INPUT = {"audio_url": "https://media.example.com/a.mp3"}
 LISTED = Documented(as_of="2026-08-01", data=({"name": "documented"},))
-
-
-@pytest.fixture(scope="module")
-def sandbox_url() -> Iterator[str]:
-    with sandbox_running("http://127.0.0.1:9") as url:
-        yield url
-
-
-@pytest.fixture
-async def call(tmp_path: Path, sandbox_url: str) -> AsyncIterator[Sandboxed]:
-    async with calling(tmp_path, sandbox_url) as made:
-        yield made
 
 
 class Told(type(providers.load("peakmv"))):  # type: ignore[misc]
@@ -66,34 +53,34 @@ def _key(call: Call) -> dict[str, str]:
     return {"Authorization": f"Bearer {call.api_key}", "Content-Type": "application/json"}
 
 
-def offers(call: Sandboxed, provider: Any, clock: Any = None, name: str = "peakmv") -> Offers:
-    context = call.context
+def offers(sandboxed: Sandboxed, provider: Any, clock: Any = None, name: str = "peakmv") -> Offers:
+    context = sandboxed.context
     return Offers(
         accounts=context.accounts,
         providers={name: provider},
-        conversations=Conversations(call.service.egress),
+        conversations=Conversations(sandboxed.service.egress),
         settings=context.settings,
         clock=clock or context.clock,
     )
 
 
-async def tenant(call: Sandboxed) -> int:
-    return (await call.context.accounts.tenant("default")).num
+async def tenant(sandboxed: Sandboxed) -> int:
+    return (await sandboxed.context.accounts.tenant("default")).num
 
 
-async def test_a_quote_that_would_charge_is_never_sent(call: Sandboxed) -> None:
+async def test_a_quote_that_would_charge_is_never_sent(sandboxed: Sandboxed) -> None:
     with pytest.raises(Stopped):
-        await offers(call, Told()).quote(await tenant(call), "peakmv", "generate", INPUT)
-    assert await call.ledger("peakmv") == []
-    charging = call.a_job({"provider": "peakmv", "operation": "generate", "input": INPUT})
-    assert (await call.ended((await charging)["id"]))["status"] == "succeeded"
-    assert len(await call.ledger("peakmv")) == 1  # the same request, sent as a job, is charged there
+        await offers(sandboxed, Told()).quote(await tenant(sandboxed), "peakmv", "generate", INPUT)
+    assert await sandboxed.ledger("peakmv") == []
+    charging = sandboxed.a_job({"provider": "peakmv", "operation": "generate", "input": INPUT})
+    assert (await sandboxed.ended((await charging)["id"]))["status"] == "succeeded"
+    assert len(await sandboxed.ledger("peakmv")) == 1  # the same request, sent as a job, is charged there
 
 
-async def test_a_live_list_is_kept_for_ten_minutes(call: Sandboxed) -> None:
+async def test_a_live_list_is_kept_for_ten_minutes(sandboxed: Sandboxed) -> None:
     told, clock = Told(), HandClock()
-    asked = offers(call, told, clock)
-    num = await tenant(call)
+    asked = offers(sandboxed, told, clock)
+    num = await tenant(sandboxed)
     first = await asked.catalog(num, "peakmv", "models")
     assert (first.source, list(first.data)) == ("live", [{"name": "live", "status": 404}])
     clock.pass_ms(int(CATALOG_S * 1000) - 1)
@@ -104,14 +91,14 @@ async def test_a_live_list_is_kept_for_ten_minutes(call: Sandboxed) -> None:
     assert told.asked == 2
 
 
-async def test_a_kind_without_a_live_list_is_as_documented(call: Sandboxed) -> None:
-    found = await offers(call, Told()).catalog(await tenant(call), "peakmv", "voices")
+async def test_a_kind_without_a_live_list_is_as_documented(sandboxed: Sandboxed) -> None:
+    found = await offers(sandboxed, Told()).catalog(await tenant(sandboxed), "peakmv", "voices")
     assert (found.source, found.as_of, found.data) == ("documented", LISTED.as_of, LISTED.data)
 
 
-async def test_a_list_that_no_document_has_says_why_it_is_not_to_be_had(call: Sandboxed) -> None:
+async def test_a_list_that_no_document_has_says_why_it_is_not_to_be_had(sandboxed: Sandboxed) -> None:
     told = Told()
-    asked, num = offers(call, told), await tenant(call)
+    asked, num = offers(sandboxed, told), await tenant(sandboxed)
     for _ in range(3):
         with pytest.raises(Unavailable, match="no styles now"):
             await asked.catalog(num, "peakmv", "styles")
@@ -119,14 +106,14 @@ async def test_a_list_that_no_document_has_says_why_it_is_not_to_be_had(call: Sa
     assert list(asked.kinds("peakmv")) == ["styles", "models", "voices"]
 
 
-async def test_a_kind_that_there_is_not_names_those_there_are(call: Sandboxed) -> None:
+async def test_a_kind_that_there_is_not_names_those_there_are(sandboxed: Sandboxed) -> None:
     class Few(Told):
         def catalog(self, call: Call, kind: str) -> Generator[Request, Reply, Sequence[Json] | None]:
             yield from ()
             return None
 
     with pytest.raises(Missing, match="models, styles, voices"):
-        await offers(call, Few()).catalog(await tenant(call), "peakmv", "hats")
+        await offers(sandboxed, Few()).catalog(await tenant(sandboxed), "peakmv", "hats")
 
 
 async def test_without_a_credential_only_documents_speak(tmp_path: Path) -> None:
@@ -169,11 +156,11 @@ async def test_a_provider_that_hangs_is_given_up(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     settings = {"CALLSHEET_PEAKMV_API_KEY": "k", "CALLSHEET_PEAKMV_BASE_URL": url}
     async with server, running(tmp_path, **settings) as service:
-        call = Sandboxed(service, None)  # type: ignore[arg-type]
+        sandboxed = Sandboxed(service, None)  # type: ignore[arg-type]
         began = asyncio.get_running_loop().time()
-        found = await offers(call, Endless()).catalog(await tenant(call), "peakmv", "models")
+        found = await offers(sandboxed, Endless()).catalog(await tenant(sandboxed), "peakmv", "models")
         took = asyncio.get_running_loop().time() - began
-        await call.http.aclose()
+        await sandboxed.http.aclose()
         await asyncio.sleep(0.6)  # the page that nobody waited for
     assert found.source == "documented"
     assert pages > 5 and 9 < took < 12

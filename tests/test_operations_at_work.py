@@ -1,6 +1,5 @@
 """Every operation of PeakMV and PixVerse over real sockets: from a client's input, files among it, to its result."""
 
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,61 +9,40 @@ import pytest
 from service import providers
 from service.sandbox.replies import FILES
 from tests.providers.cases import example_call
-from tests.web.sandboxed import Sandboxed, running
-from tests.web.served import Served, sandbox_running
+from tests.web.sandboxed import QUICK, Sandboxed
+from tests.web.served import Served
 
 pytestmark = pytest.mark.anyio
 
-QUICK = {"duration_s": [0.02, 0.05]}
 I2V = {"prompt": "a cat", "model": "v5", "duration": 5, "quality": "540p"}
 MEDIA = {"png": "image/png", "mp4": "video/mp4", "mp3": "audio/mpeg"}
 
 
-@pytest.fixture(scope="module")
-def sandbox_url() -> Iterator[str]:
-    with sandbox_running("http://127.0.0.1:9") as url:
-        yield url
-
-
-@pytest.fixture
-async def call(tmp_path: Path, sandbox_url: str) -> AsyncIterator[Sandboxed]:
-    async with (
-        running(tmp_path, CALLSHEET_SANDBOX_URL=sandbox_url) as service,
-        httpx2.AsyncClient(base_url=sandbox_url) as sandbox,
-    ):
-        made = Sandboxed(service, sandbox)
-        for provider in ("pixverse", "peakmv"):
-            await made.control("POST", provider, "reset")
-            await made.control("PUT", provider, "faults", **QUICK)
-        yield made
-        await made.http.aclose()
-
-
 @pytest.mark.parametrize("name", ["peakmv", "pixverse"])
-async def test_every_operation_ends_with_an_output_of_its_kind_and_one_charge(call: Sandboxed, name: str) -> None:
+async def test_every_operation_ends_with_an_output_of_its_kind_and_one_charge(sandboxed: Sandboxed, name: str) -> None:
     rows = providers.load(name).operations.values()
     given = {row.name: example_call(name, row.name)["input"] for row in rows}
     bodies = [{"provider": name, "operation": row.name, "input": given[row.name]} for row in rows]
-    jobs = [await call.a_job(body) for body in bodies]
-    charged = {row["operation"]: row["charged"] for row in await ledger_of(call, name, len(jobs))}
+    jobs = [await sandboxed.a_job(body) for body in bodies]
+    charged = {row["operation"]: row["charged"] for row in await ledger_of(sandboxed, name, len(jobs))}
     for row, job in zip(rows, jobs, strict=True):
-        done = await call.ended(job["id"])
+        done = await sandboxed.ended(job["id"])
         assert done["status"] == "succeeded", (row.name, done["error"])
         assert done["outputs"][0]["kind"] == row.output
         assert done["cost"]["amount"] == str(charged[row.name])
-    assert len(await call.ledger(name)) == len(jobs)
+    assert len(await sandboxed.ledger(name)) == len(jobs)
 
 
-async def ledger_of(call: Sandboxed, name: str, size: int) -> list[dict[str, Any]]:
-    await call.ok("POST", "/internal/tick", json={"budget_seconds": 30})
-    rows = await call.ledger(name)
+async def ledger_of(sandboxed: Sandboxed, name: str, size: int) -> list[dict[str, Any]]:
+    await sandboxed.ok("POST", "/internal/tick", json={"budget_seconds": 30})
+    rows = await sandboxed.ledger(name)
     assert len(rows) == size
     return rows
 
 
-async def uploaded(call: Sandboxed, kind: str) -> str:
+async def uploaded(sandboxed: Sandboxed, kind: str) -> str:
     content = FILES[kind].read_bytes()
-    reply = await call.ok("POST", "/v1/files", files={"file": (f"a.{kind}", content, MEDIA[kind])})
+    reply = await sandboxed.ok("POST", "/v1/files", files={"file": (f"a.{kind}", content, MEDIA[kind])})
     return str(reply["id"])
 
 
@@ -92,26 +70,26 @@ def with_files(value: Any, ids: dict[str, str]) -> Any:
 @pytest.mark.parametrize("drop", [0, 1], ids=["answered", "reply dropped"])
 @pytest.mark.parametrize(("operation", "given"), WITH_FILES, ids=[operation for operation, _ in WITH_FILES])
 async def test_files_are_uploaded_to_pixverse_before_the_one_charge(
-    call: Sandboxed, operation: str, given: Any, drop: int
+    sandboxed: Sandboxed, operation: str, given: Any, drop: int
 ) -> None:
-    await call.control("PUT", "pixverse", "account", known_uploads_only=True)
-    await call.control("PUT", "pixverse", "faults", **QUICK, drop_reply_after_accept=drop)
-    ids = {kind: await uploaded(call, kind) for kind in MEDIA}
+    await sandboxed.control("PUT", "pixverse", "account", known_uploads_only=True)
+    await sandboxed.control("PUT", "pixverse", "faults", **QUICK, drop_reply_after_accept=drop)
+    ids = {kind: await uploaded(sandboxed, kind) for kind in MEDIA}
     body = {"provider": "pixverse", "operation": operation, "input": with_files(given, ids)}
-    done = await call.ended((await call.a_job(body))["id"])
+    done = await sandboxed.ended((await sandboxed.a_job(body))["id"])
     assert done["status"] == "succeeded", done["error"]
-    (charged,) = await call.ledger("pixverse")
+    (charged,) = await sandboxed.ledger("pixverse")
     assert "file_" not in str(charged["input"])
-    dropped = (await call.control("GET", "pixverse", "faults"))["happened"]["drop_reply_after_accept"]
+    dropped = (await sandboxed.control("GET", "pixverse", "faults"))["happened"]["drop_reply_after_accept"]
     assert dropped == drop
 
 
-async def test_wrong_kind_of_file_is_refused_by_its_field_before_anything_is_sent(call: Sandboxed) -> None:
-    song = await uploaded(call, "mp3")
+async def test_wrong_kind_of_file_is_refused_by_its_field_before_anything_is_sent(sandboxed: Sandboxed) -> None:
+    song = await uploaded(sandboxed, "mp3")
     body = {"provider": "pixverse", "operation": "image_to_video", "input": {**I2V, "img_id": song}}
-    said = await call("POST", "/v1/jobs", json=body)
+    said = await sandboxed("POST", "/v1/jobs", json=body)
     assert said.status_code == 422 and said.json()["param"] == "input.img_id"
-    assert await call.ledger("pixverse") == []
+    assert await sandboxed.ledger("pixverse") == []
 
 
 def test_peakmv_fetches_a_song_of_ours_by_its_url(tmp_path: Path, sandbox_url: str) -> None:

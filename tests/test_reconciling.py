@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +15,6 @@ from service.clock import SystemClock
 from service.models import Job
 from tests.web.conftest import INPUT, PIXVERSE
 from tests.web.sandboxed import QUICK, Sandboxed, running
-from tests.web.served import sandbox_running
 
 pytestmark = pytest.mark.anyio
 
@@ -88,12 +87,6 @@ class World(Sandboxed):
     async def types(self, job: dict[str, Any]) -> list[str]:
         events = await self.ok("GET", "/v1/events", params={"job": job["id"]})
         return [event["type"] for event in reversed(events["data"])]
-
-
-@pytest.fixture(scope="module")
-def sandbox_url() -> Iterator[str]:
-    with sandbox_running("http://127.0.0.1:9") as url:
-        yield url
 
 
 @pytest.fixture

@@ -1,36 +1,21 @@
 """A submit whose reply was lost, the provider's or ours, where its file is gone by the time it is asked for again."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from service.sandbox.replies import FILES
-from tests.web.sandboxed import QUICK, Sandboxed, running
-from tests.web.served import sandbox_running
+from tests.web.sandboxed import QUICK, Sandboxed, calling
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="module")
-def sandbox_url() -> Iterator[str]:
-    with sandbox_running("http://127.0.0.1:9") as url:
-        yield url
-
-
 @pytest.fixture
 async def call(tmp_path: Path, sandbox_url: str) -> AsyncIterator[Sandboxed]:
-    async with (
-        running(tmp_path, CALLSHEET_SANDBOX_URL=sandbox_url) as service,
-        httpx2.AsyncClient(base_url=sandbox_url) as sandbox,
-    ):
-        made = Sandboxed(service, sandbox)
-        for provider in ("aimlapi", "pixverse"):
-            await made.control("POST", provider, "reset")
+    async with calling(tmp_path, sandbox_url, names=("aimlapi", "pixverse")) as made:
         yield made
-        await made.http.aclose()
 
 
 PAINTED = {

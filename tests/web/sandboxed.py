@@ -1,7 +1,7 @@
 """A service in process whose providers are a sandbox in a process of its own: real sockets between them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,14 @@ async def running(tmp_path: Path, clock: Clock | None = None, **settings: str) -
 
 
 @asynccontextmanager
-async def calling(tmp_path: Path, sandbox_url: str, **settings: str) -> AsyncIterator["Sandboxed"]:
-    """Such a service beside that sandbox, whose jobs take no time."""
+async def calling(
+    tmp_path: Path, sandbox_url: str, names: Sequence[str] = ("pixverse", "peakmv"), **settings: str
+) -> AsyncIterator["Sandboxed"]:
+    """Such a service beside that sandbox, which has forgotten these providers' jobs and does new ones at once."""
     more = {"CALLSHEET_SANDBOX_URL": sandbox_url, **settings}
     async with running(tmp_path, **more) as service, httpx2.AsyncClient(base_url=sandbox_url) as sandbox:
         call = Sandboxed(service, sandbox)
-        for provider in ("pixverse", "peakmv"):
+        for provider in names:
             await call.control("POST", provider, "reset")
             await call.control("PUT", provider, "faults", **QUICK)
         try:

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from service.web import answers_money as answers
 from tests.builders import HandClock
 from tests.web.conftest import ADMIN, DONE, INPUT, PIXVERSE, Client
 from tests.web.sandboxed import Sandboxed, calling, running
-from tests.web.served import Served, sandbox_running
+from tests.web.served import Served
 from tests.web.shapes import has_exactly
 
 pytestmark = pytest.mark.anyio
@@ -240,18 +239,6 @@ async def test_a_restart_does_not_end_a_pause_of_an_unchanged_key(tmp_path: Path
 
 
 # -- quotes, balances, catalogs
-
-
-@pytest.fixture(scope="module")
-def sandbox_url() -> Iterator[str]:
-    with sandbox_running("http://127.0.0.1:9") as url:
-        yield url
-
-
-@pytest.fixture
-async def sandboxed(tmp_path: Path, sandbox_url: str) -> AsyncIterator[Sandboxed]:
-    async with calling(tmp_path, sandbox_url) as made:
-        yield made
 
 
 async def test_a_price_that_is_documented_is_quoted(call: Any) -> None:

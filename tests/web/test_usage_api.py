@@ -1,8 +1,6 @@
 """What jobs have cost, and budgets, over HTTP; quotes and reports from the sandbox over real sockets."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +8,7 @@ import pytest
 from service.facts import Accepted, Begin, Cost, Unknown
 from service.web import answers_money as answers
 from tests.web.conftest import DONE, INPUT, PEAKMV, PIXVERSE
-from tests.web.sandboxed import Sandboxed, calling
-from tests.web.served import sandbox_running
+from tests.web.sandboxed import Sandboxed
 from tests.web.shapes import has_exactly
 
 pytestmark = pytest.mark.anyio
@@ -106,18 +103,6 @@ async def test_a_tenant_sees_its_own(call: Any) -> None:
 
 
 # -- quoted, then reported, over sockets
-
-
-@pytest.fixture(scope="module")
-def sandbox_url() -> Iterator[str]:
-    with sandbox_running("http://127.0.0.1:9") as url:
-        yield url
-
-
-@pytest.fixture
-async def sandboxed(tmp_path: Path, sandbox_url: str) -> AsyncIterator[Sandboxed]:
-    async with calling(tmp_path, sandbox_url) as made:
-        yield made
 
 
 async def test_a_quote_becomes_a_report_and_is_counted_once(sandboxed: Sandboxed) -> None:
