@@ -39,7 +39,7 @@ KEYS = (0, 1, 2, 3, 5, -7)
 
 
 class Slow:
-    """The store's roster over a line that takes its time, before the statement and after it."""
+    """The store's seats over a line that takes its time, before the statement and after it."""
 
     def __init__(self, world: World):
         self._world, self.before, self.after = world, 0.0, 0.0
