@@ -8,7 +8,6 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import httpx2
 import pytest
@@ -20,6 +19,7 @@ from service.crypto import generate_master_key
 from service.settings import load
 from service.web.server import create_web
 from tests.stores import server
+from tests.stores.line import Line, Passes
 from tests.web.served import ADMIN, sandbox_running
 
 pytestmark = pytest.mark.anyio
@@ -30,52 +30,34 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(1_000)
 AWAY_S = 0.3
 
 
-class Outage:
-    """A TCP way to the server. When a statement passes for the nth time, every connection ends, for a while."""
+class Outage(Line):
+    """When a statement passes for the nth time, every connection ends, and no other one is taken for a while."""
 
-    def __init__(self, path: str, statement: bytes, nth: int):
-        self._path, self._statement, self._left = path, statement, nth
-        self._ends: list[asyncio.StreamWriter] = []
+    def __init__(self, url: str, statement: bytes, nth: int):
+        super().__init__(url)
+        self._statement, self._left = statement, nth
         self._back_at = 0.0
         self.outages = self.refused = 0
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[str]:
-        serving = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        try:
-            yield f"127.0.0.1:{serving.sockets[0].getsockname()[1]}"
-        finally:
-            serving.close()
-            self._abort()
-            await asyncio.sleep(0.05)
+    def passing(self) -> tuple[Passes, Passes]:
+        return self._passes, self._passes
 
-    def _abort(self) -> None:
-        while self._ends:
-            self._ends.pop().transport.abort()
+    def _passes(self, data: bytes) -> bool:
+        if self._statement in data:
+            self._left -= 1
+            if not self._left:
+                self.outages += 1
+                self._back_at = asyncio.get_running_loop().time() + AWAY_S
+                self.abort()
+                return False
+        return True
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if asyncio.get_running_loop().time() < self._back_at:
             self.refused += 1
             writer.transport.abort()
-            return
-        behind, before = await asyncio.open_unix_connection(self._path)
-        self._ends += [writer, before]
-        await asyncio.gather(self._pump(reader, before), self._pump(behind, writer), return_exceptions=True)
-        for end in (writer, before):
-            end.transport.abort()
-
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            if self._statement in data:
-                self._left -= 1
-                if not self._left:
-                    self.outages += 1
-                    self._back_at = asyncio.get_running_loop().time() + AWAY_S
-                    self._abort()
-                    return
-            writer.write(data)
-            await writer.drain()
-        writer.transport.abort()
+        else:
+            await super()._serve(reader, writer)
 
 
 async def made(url: str, sandbox: str, role: str) -> Service:
@@ -137,14 +119,11 @@ async def ended(client: httpx2.AsyncClient, job: dict[str, Any]) -> dict[str, An
 )
 async def test_a_submit_goes_on_when_the_database_is_back(tmp_path: Path, statement: bytes, nth: int) -> None:
     direct = await server.database(tmp_path)
-    given = parse_qs(urlsplit(direct).query)
-    if not given.get("host", [""])[0].startswith("/"):
-        pytest.skip("the server that was given has no socket file")
-    outage = Outage(f"{given['host'][0]}/.s.PGSQL.{given.get('port', ['5432'])[0]}", statement, nth)
+    outage = Outage(direct, statement, nth)
     with sandbox_running("http://127.0.0.1:1") as sandbox:
         async with outage.running() as way, api(direct, sandbox) as client:
             job = await submitted(client)
-            async with worker(f"postgresql://postgres@{way}{urlsplit(direct).path}", sandbox):
+            async with worker(way, sandbox):
                 async with asyncio.timeout(LEASE_MS / 1000 / 2):
                     shown = await ended(client, job)
             ledger = httpx2.get(f"{sandbox}/_sandbox/pixverse/ledger").json()["data"]

@@ -2,11 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
@@ -25,6 +24,7 @@ from service.stores.postgres_pool import Options, Times, read_url
 from service.stores.postgres_schema import migrate
 from service.web.api.events import stream
 from tests.stores import server
+from tests.stores.line import Line, Passes
 from tests.stores.world import (
     START,
     SUCCEEDED,
@@ -387,27 +387,12 @@ async def test_leases_go_by_the_databases_clock(url: str) -> None:
 # -- what goes wrong
 
 
-class Proxy:
-    """A TCP way to the server that can be cut: when COMMIT passes, or when its answer comes back."""
+class Proxy(Line):
+    """It can be cut: when COMMIT passes, or when its answer comes back."""
 
-    def __init__(self, path: str):
-        self._path, self.cut, self.cuts = path, "", 0
-        self._ends: list[asyncio.StreamWriter] = []
+    cut, cuts = "", 0
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[str]:
-        serving = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        try:
-            yield f"127.0.0.1:{serving.sockets[0].getsockname()[1]}"
-        finally:
-            serving.close()
-            for end in self._ends:
-                end.transport.abort()
-            await asyncio.sleep(0.05)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        behind, before = await asyncio.open_unix_connection(self._path)
-        self._ends += [writer, before]
+    def passing(self) -> tuple[Passes, Passes]:
         committing = asyncio.Event()
 
         def outward(data: bytes) -> bool:
@@ -425,32 +410,13 @@ class Proxy:
                 return False
             return True
 
-        ways = [asyncio.create_task(_pump(*w)) for w in ((reader, before, outward), (behind, writer, inward))]
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        for way in ways:
-            way.cancel()
-        for end in (before, writer):
-            end.transport.abort()
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: Callable[[bytes], bool]) -> None:
-    with contextlib.suppress(ConnectionError):
-        while (data := await reader.read(65536)) and passes(data):
-            writer.write(data)
-            await writer.drain()
-
-
-def _socket(url: str) -> str:
-    given = parse_qs(urlsplit(url).query)
-    if not given.get("host", [""])[0].startswith("/"):
-        pytest.skip("the server that was given has no socket file")
-    return f"{given['host'][0]}/.s.PGSQL.{given.get('port', ['5432'])[0]}"
+        return outward, inward
 
 
 @pytest.mark.parametrize("cut", ["before", "after"])
 async def test_a_connection_lost_around_a_commit_does_nothing_twice_and_loses_nothing(url: str, cut: str) -> None:
-    proxy, parts = Proxy(_socket(url)), urlsplit(url)
-    async with proxy.running() as way, node(f"postgresql://postgres@{way}{parts.path}?notify=off") as world:
+    proxy = Proxy(url)
+    async with proxy.running() as way, node(f"{way}?notify=off") as world:
         await world.endpoint()
         for n in range(10):
             proxy.cut = cut

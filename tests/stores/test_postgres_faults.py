@@ -17,7 +17,8 @@ from service.states import JobStatus
 from service.stores.postgres_partitions import DAY_MS
 from service.stores.postgres_pool import NEWS_EVERY_S, Pool, Times
 from tests.stores import server
-from tests.stores.test_postgres import _socket, aside, node
+from tests.stores.line import Line, Way, socket_of
+from tests.stores.test_postgres import aside, node
 from tests.stores.world import SUCCEEDED, Slots, World
 
 pytestmark = pytest.mark.anyio
@@ -174,7 +175,7 @@ async def test_an_outcome_waits_while_nobody_may_log_in(url: str, how: str) -> N
     """It is nowhere else: a reply that was paid for is kept when they may again."""
     name, (close, reopen) = urlsplit(url).path[1:], CLOSED[how]
     role = f"of_{name}"
-    _socket(url)  # or skipped: a server elsewhere wants a password
+    socket_of(url)  # or skipped: a server elsewhere wants a password
     async with aside(server.brought.url) as db:
         await db.execute(f"DROP ROLE IF EXISTS {role}")
         await db.execute(f"CREATE ROLE {role} LOGIN SUPERUSER")
@@ -217,12 +218,12 @@ async def test_a_statement_that_somebody_canceled_is_for_later(url: str) -> None
 # -- lines that fall silent
 
 
-class Line:
-    """A TCP way to the server. What was connected before `hush` hears nothing any more, and is not told that."""
+class Silent(Line):
+    """What was connected before `hush` hears nothing any more, and is not told that."""
 
-    def __init__(self, path: str):
-        self._path, self._hushed = path, asyncio.Event()
-        self._ends: list[asyncio.StreamWriter] = []
+    def __init__(self, url: str):
+        super().__init__(url)
+        self._hushed = asyncio.Event()
         self.made = self.swallowed = 0
 
     def hush(self) -> None:
@@ -230,22 +231,9 @@ class Line:
         self._hushed.set()
         self._hushed = asyncio.Event()
 
-    @contextlib.asynccontextmanager
-    async def running(self, url: str) -> AsyncIterator[str]:
-        serving = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        try:
-            yield f"postgresql://postgres@127.0.0.1:{serving.sockets[0].getsockname()[1]}{urlsplit(url).path}"
-        finally:
-            serving.close()
-            for end in self._ends:
-                end.transport.abort()
-            await asyncio.sleep(0.05)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(self, out: Way, back: Way) -> None:
         self.made += 1
-        behind, before = await asyncio.open_unix_connection(self._path)
-        self._ends += [writer, before]
-        await asyncio.gather(self._pass(reader, before, self._hushed), self._pass(behind, writer, self._hushed))
+        await asyncio.gather(self._pass(*out, self._hushed), self._pass(*back, self._hushed))
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, hushed: asyncio.Event) -> None:
         with contextlib.suppress(OSError):
@@ -260,8 +248,8 @@ class Line:
 
 
 async def test_a_write_on_a_line_that_fell_silent_soon_takes_another(url: str) -> None:
-    line = Line(_socket(url))
-    async with line.running(url) as way, node(f"{way}?notify=off") as world:
+    line = Silent(url)
+    async with line.running() as way, node(f"{way}?notify=off") as world:
         await world.queued()
         line.hush()
         async with asyncio.timeout(15):
@@ -271,8 +259,8 @@ async def test_a_write_on_a_line_that_fell_silent_soon_takes_another(url: str) -
 
 
 async def test_a_beat_on_a_line_that_fell_silent_soon_takes_another(url: str) -> None:
-    line = Line(_socket(url))
-    async with line.running(url) as way, node(f"{way}?notify=off", times=Times(begin=0.5)) as world:
+    line = Silent(url)
+    async with line.running() as way, node(f"{way}?notify=off", times=Times(begin=0.5)) as world:
         assert await world.store.beat(1, [], 10_000, 3_000) is not None
         line.hush()
         async with asyncio.timeout(12):
@@ -323,8 +311,8 @@ async def test_a_caller_who_goes_in_the_middle_of_a_transaction_beside_leaves_a_
 
 
 async def test_news_is_heard_again_after_its_line_fell_silent(url: str) -> None:
-    line, heard = Line(_socket(url)), asyncio.Event()
-    async with line.running(url) as way, pooled(way, hear=0.5, begin=0.5) as pool, aside(url) as db:
+    line, heard = Silent(url), asyncio.Event()
+    async with line.running() as way, pooled(way, hear=0.5, begin=0.5) as pool, aside(url) as db:
         pool.listen(heard.set)
         await until_heard(db, heard)
         line.hush()
