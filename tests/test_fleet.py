@@ -345,25 +345,31 @@ async def test_the_rate_of_an_endpoint_holds_over_three_nodes(tmp_path: Path) ->
             assert second - first + 1 <= rate + rate * took + 1, "more than the burst and the rate let go"
 
 
-async def test_what_is_under_way_to_an_endpoint_is_limited_over_three_nodes(tmp_path: Path) -> None:
-    flying, seen = 0, list[int]()
+class Busy:
+    """A subscriber that takes its time, and writes down how many deliveries were under way as each came."""
 
-    async def answer(path: str) -> bytes:
-        nonlocal flying
-        flying += 1
-        seen.append(flying)
-        await asyncio.sleep(0.1)
-        flying -= 1
+    def __init__(self, seconds: float):
+        self._seconds, self.flying = seconds, 0
+        self.seen: list[int] = []
+
+    async def answer(self, path: str) -> bytes:
+        self.flying += 1
+        self.seen.append(self.flying)
+        await asyncio.sleep(self._seconds)
+        self.flying -= 1
         return status(200)
 
+
+async def test_what_is_under_way_to_an_endpoint_is_limited_over_three_nodes(tmp_path: Path) -> None:
+    slow = Busy(0.1)
     url, limit = await server.database(tmp_path), 4
     more = {"CALLSHEET_ENDPOINT_CONCURRENCY": str(limit)}
-    async with receiving(answer) as (_, target), fleet(3, url, **more) as nodes:
+    async with receiving(slow.answer) as (_, target), fleet(3, url, **more) as nodes:
         await endpoint(nodes[0][0], f"{target}/in")
         assert [service.context.delivery.lanes.room(1) for service, _ in nodes] == [1, 1, 1]
         await asyncio.gather(*(publish(service, 30) for service, _ in nodes))
-        await until(lambda: len(seen) == 90, 40)
-    assert max(seen) == limit, collections.Counter(seen)
+        await until(lambda: len(slow.seen) == 90, 40)
+    assert max(slow.seen) == limit, collections.Counter(slow.seen)
 
 
 async def outcomes(client: httpx2.AsyncClient, job_id: str) -> list[str]:
@@ -413,29 +419,20 @@ async def test_a_credential_that_one_node_sees_refused_is_paused_for_all(tmp_pat
 
 async def test_the_limit_holds_while_a_node_that_stops_waits_for_its_attempts(tmp_path: Path) -> None:
     """For longer than a node counts that is not heard of."""
-    flying, seen = 0, list[int]()
-
-    async def answer(path: str) -> bytes:
-        nonlocal flying
-        flying += 1
-        seen.append(flying)
-        await asyncio.sleep(TERM_S + 2)
-        flying -= 1
-        return status(200)
-
+    slow = Busy(TERM_S + 2)
     url, limit = await server.database(tmp_path), 4
     more = {"CALLSHEET_ENDPOINT_CONCURRENCY": str(limit)}
-    async with receiving(answer) as (_, target), fleet(2, url, **more) as ((first, _), (second, _)):
+    async with receiving(slow.answer) as (_, target), fleet(2, url, **more) as ((first, _), (second, _)):
         await endpoint(first, f"{target}/in")
         for service in (first, second):  # as after successes: each may use all of its share
             for _ in range(3):
                 service.context.delivery.lanes.learned(1, well=True, answered=True)
         await publish(first, 12)
-        await until(lambda: flying == limit)
+        await until(lambda: slow.flying == limit)
         ending = asyncio.create_task(first.context.loops.stop(15))
-        await until(lambda: len(seen) >= limit + 2, 30)
+        await until(lambda: len(slow.seen) >= limit + 2, 30)
         await ending
-    assert max(seen) == limit, seen
+    assert max(slow.seen) == limit, slow.seen
 
 
 # -- claims whose commit took longer than the seats were held
