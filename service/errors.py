@@ -26,6 +26,8 @@ CallsheetError
 +-- SignatureRefused             a signature that proves nothing
 """
 
+import logging
+
 
 class CallsheetError(Exception):
     """The root: everything that this package raises on purpose."""
@@ -114,6 +116,7 @@ class Unavailable(Refusal):
 
 class StoreUnavailable(Unavailable):
     code = "store_unavailable"
+    level = logging.WARNING  # for whoever catches and logs it; lower where the store has said it already
 
 
 class SchemaTooNew(CallsheetError):

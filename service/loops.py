@@ -50,7 +50,7 @@ async def until_kept(write: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         try:
             return await write()
         except StoreUnavailable as error:
-            log.warning("an outcome waits to be written: %s", error)
+            log.log(error.level, "an outcome waits to be written: %s", error)
             await asyncio.sleep(pause)
             pause = min(pause * 2, 5.0)
 
@@ -65,7 +65,7 @@ async def or_let_go(work: Coroutine[Any, Any, None], let_go: Callable[[int], Cor
     try:
         await work
     except StoreUnavailable as error:
-        log.warning("work is let go for now: %s", error)
+        log.log(error.level, "work is let go for now: %s", error)
         await until_kept(lambda: let_go(LET_GO_MS))
 
 
@@ -178,7 +178,7 @@ class Loops:
             try:
                 pause = await self._standing.renew()
             except StoreUnavailable as error:
-                log.warning("the fleet: %s", error)
+                log.log(error.level, "the fleet: %s", error)
                 pause = FAILED_S
             except Exception:
                 log.exception("the fleet: a step failed")
@@ -199,7 +199,7 @@ class Loops:
             try:
                 worked = await stage.step(UNLIMITED)
             except StoreUnavailable as error:
-                log.warning("%s: %s", stage.name, error)
+                log.log(error.level, "%s: %s", stage.name, error)
                 pause = FAILED_S
             except Exception:
                 log.exception("%s: a step failed", stage.name)

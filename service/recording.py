@@ -74,5 +74,5 @@ class Recording:
     async def _claim_beside(self) -> None:
         try:
             await self._claim()
-        except Exception as error:
-            log.warning("a claim failed: %s", error)  # the next step of the loop asks again
+        except Exception as error:  # the next step of the loop asks again
+            log.log(getattr(error, "level", logging.WARNING), "a claim failed: %s", error)

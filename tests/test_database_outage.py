@@ -1,10 +1,13 @@
 """The database goes away in the middle of a submit, before anything that charges, and is back at once.
 
-The job goes on then, not only when its lease ends, and is charged once.
+The job goes on then, not only when its lease ends, and is charged once. Every node says of an outage when it begins, at
+most every 30 s that it lasts, and when it is over; and nothing else, however often it asks meanwhile.
 """
 
 import asyncio
 import contextlib
+import logging
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -28,12 +31,13 @@ KEYS = generate_master_key()
 I2V = {"model": "v5", "duration": 5, "quality": "540p", "motion_mode": "normal"}
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(1_000)
 AWAY_S = 0.3
+LONG_S = 6.0  # more than a node that has nothing to do lets pass between two looks at the database
 
 
 class Outage(Line):
     """When a statement passes for the nth time, every connection ends, and no other one is taken for a while."""
 
-    def __init__(self, url: str, statement: bytes, nth: int):
+    def __init__(self, url: str, statement: bytes = b"a statement that nobody makes", nth: int = 1):
         super().__init__(url)
         self._statement, self._left = statement, nth
         self._back_at = 0.0
@@ -46,11 +50,14 @@ class Outage(Line):
         if self._statement in data:
             self._left -= 1
             if not self._left:
-                self.outages += 1
-                self._back_at = asyncio.get_running_loop().time() + AWAY_S
-                self.abort()
+                self.begin(AWAY_S)
                 return False
         return True
+
+    def begin(self, seconds: float) -> None:
+        self.outages += 1
+        self._back_at = asyncio.get_running_loop().time() + seconds
+        self.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if asyncio.get_running_loop().time() < self._back_at:
@@ -129,3 +136,29 @@ async def test_a_submit_goes_on_when_the_database_is_back(tmp_path: Path, statem
             ledger = httpx2.get(f"{sandbox}/_sandbox/pixverse/ledger").json()["data"]
     assert (outage.outages, shown["status"]) == (1, "succeeded") and outage.refused
     assert [row["input"]["prompt"] for row in ledger] == ["a cat, once"]
+
+
+@pytest.mark.parametrize("role", ["api", "worker"])
+async def test_a_node_says_when_the_database_is_away_and_when_it_is_back(
+    role: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    direct = await server.database(tmp_path)
+    outage = Outage(direct)
+    async with outage.running() as way:
+        service = await made(way, "http://127.0.0.1:1", role)
+        try:
+            if role == "worker":
+                service.context.loops.start()
+            await asyncio.sleep(0.5)
+            with caplog.at_level(logging.INFO, "callsheet"):
+                outage.begin(LONG_S)
+                async with asyncio.timeout(LONG_S + 20):
+                    while "again" not in caplog.text:  # noqa: ASYNC110 - a log has no event
+                        await asyncio.sleep(0.1)
+        finally:
+            await service.close()
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO]
+    assert outage.refused and len(said) == 2, said
+    assert "the database cannot be used now" in said[0]
+    lasted = re.search(r"can be used again, after ([0-9.]+) s", said[1])
+    assert lasted is not None and float(lasted[1]) < LONG_S + 10

@@ -19,6 +19,7 @@ FULL_CODES = ("53", "58")  # out of disk, memory or connections; its own disk fa
 # Or for a while, by who looks after it: the role or the database takes no logins, or is away; a statement is canceled.
 # Or it lacks a right.
 CLOSED_CODES = ("28000", "28P01", "3D000", "55000", "57014", "42501")
+BUSY_CODES = ("40P01", "40001", "55P03", "57014")  # it answers; somebody else's work is in the way
 RIGHTS = "; give the role of CALLSHEET_DATABASE_URL USAGE and CREATE on the schema, or the tables to that role"
 OUTSIDE = "The database cannot be used now."  # what clients are told; the driver's words are for the operator
 RERUN = (
@@ -30,6 +31,10 @@ RERUN = (
 )
 
 
+class Busy(StoreUnavailable):
+    """Not now, for what else is under way at the database, which is there."""
+
+
 class translated:
     """The driver's "not now" errors become ours; its other errors are bugs and stay what they are."""
 
@@ -38,8 +43,9 @@ class translated:
 
     def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
         if isinstance(error, Exception) and unavailable(error) and not isinstance(error, StoreUnavailable):
-            remedy = RIGHTS if getattr(error, "sqlstate", None) == "42501" else ""
-            said = StoreUnavailable(f"the database cannot be used now: {error or type(error).__name__}{remedy}")
+            code = getattr(error, "sqlstate", None)
+            remedy, meaning = RIGHTS if code == "42501" else "", Busy if code in BUSY_CODES else StoreUnavailable
+            said = meaning(f"the database cannot be used now: {error or type(error).__name__}{remedy}")
             said.detail = OUTSIDE
             raise said from error
 

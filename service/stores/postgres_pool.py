@@ -26,7 +26,8 @@ from service.states import Record
 from service.stores import UnknownDatabase
 from service.stores.group_commit import GroupCommit, Outcome, Verb
 from service.stores.postgres_clock import DatabaseClock
-from service.stores.postgres_lost import LOST, RERUN, lost, translated, unavailable, waited
+from service.stores.postgres_lost import LOST, RERUN, Busy, lost, translated, unavailable, waited
+from service.stores.postgres_outage import Outage
 
 T = TypeVar("T")
 V = TypeVar("V", bound=Callable[..., Any])
@@ -104,7 +105,7 @@ class Pool:
         self._clock, self.asks_time, self._times = clock, ask_time, times or Times()
         self._size = max(3, self.options.pool)
         self._readers = asyncio.Semaphore(self._size - 2)  # without the writer's, and one for what is urgent
-        self._told = DatabaseClock(clock)
+        self._told, self._outage = DatabaseClock(clock), Outage(clock.monotonic)
         self.clock: Clock = self._told if ask_time else clock
         self._timing: asyncio.Task[None] | None = None
         self._group = GroupCommit(self._commit_calls)
@@ -180,7 +181,7 @@ class Pool:
         return at, before
 
     async def _ask_time(self) -> None:
-        with suppress(asyncpg.PostgresError, StoreUnavailable, *LOST):
+        with suppress(asyncpg.PostgresError, StoreUnavailable, *LOST), self._outage, translated():
             async with self._lent() as db:
                 await self._read_clock(db)
 
@@ -192,7 +193,7 @@ class Pool:
         One that takes too long is canceled at the server, too, before its connection is anybody else's. `urgent`: what
         the loops live on, always quick, which no number of slow lists may hold up.
         """
-        with translated():
+        with self._outage, translated():
             for last in (False, True):
                 try:
                     self.statements += 1
@@ -225,14 +226,15 @@ class Pool:
     async def quick(self, work: Callable[[Any], Awaitable[T]]) -> T:
         """A short transaction beside the writer; run once more, on a new connection, where it got no answer."""
         idle_ms = int(self._times.begin * 400)  # what the first one locked is free by then: its server was told nothing
-        for last in (False, True):
-            try:
-                async with asyncio.timeout(self._times.begin), self.beside(idle_ms=idle_ms) as db:
-                    return await work(db)
-            except (StoreUnavailable, TimeoutError) as error:
-                await self._pool.expire_connections()
-                if last:
-                    raise StoreUnavailable(f"the database does not answer: {error}") from error
+        with self._outage:
+            for last in (False, True):
+                try:
+                    async with asyncio.timeout(self._times.begin), self.beside(idle_ms=idle_ms) as db:
+                        return await work(db)
+                except (StoreUnavailable, TimeoutError) as error:
+                    await self._pool.expire_connections()
+                    if last:
+                        raise StoreUnavailable(f"the database does not answer: {error}") from error
         raise AssertionError
 
     @asynccontextmanager
@@ -242,7 +244,7 @@ class Pool:
             async with asyncio.timeout(self._times.wait):
                 await self._readers.acquire()
         except TimeoutError:
-            raise StoreUnavailable("the database has too many slow reads") from None
+            raise Busy("the database has too many slow reads") from None
         try:
             yield
         finally:
@@ -329,7 +331,7 @@ class Pool:
 
         `writes`: it always writes. `lock_ms`: how long it waits for each lock; then `StoreUnavailable`.
         """
-        with translated():
+        with self._outage, translated():
             for run in range(1, RUNS + 1):
                 try:
                     return await self._transaction(work, writes, lock_ms)
@@ -430,6 +432,7 @@ class Pool:
 
     async def _listen(self, wake: Callable[[], None]) -> None:
         while True:
+            said: object = None
             try:
                 db = await asyncpg.connect(self.dsn, timeout=CONNECT_S, statement_cache_size=0)
                 try:
@@ -440,8 +443,10 @@ class Pool:
                 finally:
                     db.terminate()
             except (asyncpg.PostgresError, *LOST) as error:
-                log.info("no news from other nodes for now: %s", error)
+                said = error
             await asyncio.sleep(CONNECT_S)
+            if said is not None and not self._outage.lasts:
+                log.info("no news from other nodes for now: %s", said)
 
     async def _attend(self, db: Any, ended: asyncio.Event) -> None:
         """Return once the line has ended. Raises TimeoutError where it does not answer: nothing else would tell."""

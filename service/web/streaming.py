@@ -43,7 +43,7 @@ async def send_stream(
             await close()
     error = None if sending.cancelled() else sending.exception()
     if isinstance(error, CallsheetError):
-        log.warning("a stream was cut: %s", error)
+        log.log(getattr(error, "level", logging.WARNING), "a stream was cut: %s", error)
     elif error is not None:
         raise error
 

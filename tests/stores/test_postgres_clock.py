@@ -106,10 +106,10 @@ async def test_it_asks_on_after_the_server_ended_its_connections(tmp_path: Path)
 
 async def test_it_asks_on_after_no_connection_was_to_be_had(tmp_path: Path) -> None:
     url, clock = await server.database(tmp_path), ManualClock()
-    async with node(f"{url}&pool=2", clock, ask_time=True, times=Times(wait=0)) as world:
+    async with node(f"{url}&pool=3", clock, ask_time=True, times=Times(wait=0)) as world:
         pool = world.store._pool
         clock.forward(3_600)
-        async with pool._lent():  # and the other one is the writer's
+        async with pool._lent(), pool._lent():  # and the other one is the writer's
             await asyncio.sleep(REREAD_S)  # by now it asks
             with pytest.raises(StoreUnavailable, match="no connection"):
                 async with pool.beside():
