@@ -72,6 +72,8 @@ def origin(value: str) -> str:
 
 
 def database_url(value: str) -> str:
+    """`postgres://`, as hosts of databases hand it out, is `postgresql://`."""
+    value = re.sub(r"^postgres://", "postgresql://", value)
     form = r"sqlite:///[^?#]*[^?#/]|postgresql://[^/?#\s]*/[^?#\s]+\S*"
     if re.fullmatch(form, value) and ":memory:" not in value:
         return value

@@ -94,7 +94,6 @@ def test_values_are_read(variable, text, value):
         ("DATABASE_URL", "sqlite:///data/"),
         ("DATABASE_URL", "sqlite:///:memory:"),
         ("DATABASE_URL", "sqlite:///a.db?mode=ro"),
-        ("DATABASE_URL", "postgres://u:canary@db/callsheet"),
         ("DATABASE_URL", "postgresql://u:canary@db"),
         ("DATABASE_URL", "mysql://u:canary@db/callsheet"),
         ("PUBLIC_URL", "callsheet.example"),
@@ -477,5 +476,6 @@ def test_a_postgresql_url_gets_the_settings_for_its_connections_unless_it_has_it
         ).database
 
     assert url("sqlite:///x.db", pool="9") == "sqlite:///x.db"
+    assert url("postgres://h/d") == url("postgresql://h/d")
     assert url("postgresql://h/d") == "postgresql://h/d?pool=5&statement_cache=100"
     assert url("postgresql://h/d?pool=3", statement_cache="0") == "postgresql://h/d?pool=3&statement_cache=0"

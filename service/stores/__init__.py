@@ -235,7 +235,7 @@ class Store(Protocol):
     async def refresh_outputs(self, job: Job, detail: Detail) -> bool: ...
 
 
-DIALECTS = {"sqlite": "sqlite", "postgresql": "postgres"}  # by the URL's scheme
+DIALECTS = {"sqlite": "sqlite", "postgresql": "postgres", "postgres": "postgres"}  # by the URL's scheme
 UNFINISHED = "copying"  # the key in `meta` of a database that is not all there yet
 
 

@@ -55,6 +55,17 @@ async def test_postgresql_is_filled_and_one_that_is_not_there_is_a_sentence(tmp_
     folder.ok("migrate", DATABASE_URL=goal, MASTER_KEYS=keys)
 
 
+@pytest.mark.anyio
+async def test_the_other_spelling_of_postgresql_is_taken_too(tmp_path: Path) -> None:
+    """As hosts of databases hand it out, and PostgreSQL's own programs take it."""
+    folder = Folder(tmp_path)
+    folder.ok("migrate", DATABASE_URL="sqlite:///old.db")
+    goal = (await server.database(tmp_path)).replace("postgresql://", "postgres://")
+    assert "every row is there" in folder.ok("copy", "--from", "sqlite:///old.db", "--to", goal)
+    keys = (tmp_path / "old.db.key").read_text().strip()
+    assert "has schema" in folder.ok("migrate", DATABASE_URL=goal, MASTER_KEYS=keys)
+
+
 def test_refusals_are_sentences(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.ok("migrate", DATABASE_URL="sqlite:///old.db")
