@@ -5,8 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.stores import server
 from tests.web.sandboxed import Sandboxed, calling
 from tests.web.served import sandbox_running
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """A server that is given is one that can be used: said once, before any test."""
+    if not hasattr(session.config, "workerinput"):
+        server.check_given()
 
 
 @pytest.fixture(scope="session")

@@ -180,6 +180,35 @@ brought, machine, pooled = Server(_started), Server(_started_of_machine), Server
 database = brought.database
 
 
+def check_given() -> None:
+    """Raises `pytest.UsageError`, one sentence, where TEST_DATABASE_URL cannot be used. It may hold a password."""
+    given = os.environ.get("TEST_DATABASE_URL")
+    if not given:
+        return
+    if not given.startswith(("postgresql://", "postgres://")):
+        raise pytest.UsageError("TEST_DATABASE_URL is no postgresql:// URL: give one, or none for a server of our own")
+    try:
+        role, may = asyncio.run(_rights(given))
+    except (OSError, TimeoutError) as error:
+        raise pytest.UsageError(f"TEST_DATABASE_URL: no server answers there ({error}): start it") from None
+    except asyncpg.PostgresError as error:
+        raise pytest.UsageError(f"TEST_DATABASE_URL: the server refuses: {error}") from None
+    except (ValueError, asyncpg.InterfaceError):
+        raise pytest.UsageError("TEST_DATABASE_URL cannot be read: give postgresql://role@host:port/name") from None
+    if not may:
+        raise pytest.UsageError(f"TEST_DATABASE_URL: its role makes the tests' databases: ALTER ROLE {role} CREATEDB")
+
+
+async def _rights(url: str) -> tuple[str, bool]:
+    """The role, and whether it may make databases."""
+    db = await asyncpg.connect(url, timeout=10)
+    try:
+        found = await db.fetchrow("SELECT rolname, rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user")
+        return found[0], found[1]
+    finally:
+        await db.close()
+
+
 def clear_given() -> None:
     if os.environ.get("TEST_DATABASE_URL"):
         asyncio.run(brought.clear())

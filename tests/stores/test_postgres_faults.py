@@ -271,8 +271,8 @@ async def test_a_beat_on_a_line_that_fell_silent_soon_takes_another(url: str) ->
 
 async def test_a_beat_whose_line_falls_silent_in_its_middle_soon_takes_another(url: str) -> None:
     """It waits for no answer to its ROLLBACK either."""
-    line = Line(_socket(url))
-    async with line.running(url) as way, node(f"{way}?notify=off", times=Times(begin=0.5)) as world, aside(url) as db:
+    line = Silent(url)
+    async with line.running() as way, node(f"{way}?notify=off", times=Times(begin=0.5)) as world, aside(url) as db:
         assert await world.store.beat(1, [], 10_000, 3_000) is not None
         transaction = db.transaction()
         await transaction.start()
