@@ -58,9 +58,9 @@ class Unit(dict[str, dict[str, list[str]]]):
         return value
 
 
-def unit() -> Unit:
+def unit(name: str = "callsheet.service") -> Unit:
     found, section = Unit(), ""
-    for line in (DEPLOY / "callsheet.service").read_text().splitlines():
+    for line in (DEPLOY / name).read_text().splitlines():
         if not line or line.startswith("#"):
             continue
         if line.startswith("["):

@@ -70,6 +70,17 @@ def test_every_variable_is_known_and_the_password_is_given_once_and_must_be() ->
     assert "$" not in required.sub("", (DEPLOY / "compose.yaml").read_text())
 
 
+def test_the_way_to_a_newer_version_names_what_is_there() -> None:
+    """`up` without dependencies, as their order would stop everything; the schema before the nodes."""
+    lines = re.findall(r"^#   docker compose (.*)$", (DEPLOY / "compose.yaml").read_text(), re.MULTILINE)
+    said = [line.split() for line in lines[lines.index("build") :]]
+    services = compose()["services"]
+    assert [line[-1] for line in said[1:]] == ["migrate", "worker", "api"] and set(OURS) <= set(services)
+    assert all("--no-deps" in line for line in said if line[0] == "up")
+    first = next(line for line in lines if line.startswith("up")).split()
+    assert first[-1] in said[2], "it keeps as many workers as were started"
+
+
 def test_images_are_pinned_and_data_has_a_volume() -> None:
     services = compose()["services"]
     assert re.fullmatch(r"postgres:\d+-\w+", services["postgres"]["image"])

@@ -1,4 +1,4 @@
-"""callsheet.service: read strictly everywhere; verified and scored by systemd where it is installed."""
+"""The systemd units: read strictly everywhere; verified and scored by systemd where it is installed."""
 
 import os
 import re
@@ -9,6 +9,7 @@ import pytest
 
 from tests.deploy.reading import DEPLOY, parsed, run, settings, unit, words
 
+UNITS = {"callsheet.service": "callsheet.service", "callsheet-worker@.service": "callsheet-worker@8081.service"}
 MOST_EXPOSED = 2.0  # of 10, as `systemd-analyze security` counts; without the hardening it is above 9
 # Of systemd.exec(5), systemd.service(5) and systemd.kill(5): what this file may use.
 HARDENING = {
@@ -32,11 +33,11 @@ HARDENING = {
 analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 
 
-@pytest.fixture
-def installed(tmp_path: Path) -> Path:
-    """The unit with a command that is there: verifying looks for it."""
-    file = tmp_path / "callsheet.service"
-    text = (DEPLOY / "callsheet.service").read_text()
+@pytest.fixture(params=UNITS)
+def installed(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The unit, or one of a template, with a command that is there: verifying looks for it."""
+    file = tmp_path / UNITS[request.param]
+    text = (DEPLOY / request.param).read_text().replace("%i", "8081")
     file.write_text(text.replace("/opt/callsheet/bin/callsheet", "/bin/true"))
     return file
 
@@ -60,6 +61,22 @@ def test_a_stop_has_its_time_and_a_fault_a_restart() -> None:
     assert int(found.one("Service", "TimeoutStopSec")) > 25
     assert found.one("Service", "Restart") == "on-failure"
     assert "KillSignal" not in found["Service"]  # SIGTERM, as the service expects
+
+
+def test_a_worker_differs_in_its_role_and_port_alone_and_has_no_database_of_its_own() -> None:
+    """Its user is the service's, whose folder they share: two users would take it from each other."""
+    service, worker = unit(), unit("callsheet-worker@.service")
+    program, *arguments = words(worker.one("Service", "ExecStart").replace("%i", "8081"))
+    started = parsed(arguments)
+    assert (started["command"], started["role"], started["port"]) == ("serve", "worker", 8081)
+    assert program == words(service.one("Service", "ExecStart"))[0]
+    assert service.one("Service", "User") == "callsheet"
+    assert "Environment" not in worker["Service"]
+    own = {"ExecStart", "Environment"}
+    assert {key: value for key, value in worker["Service"].items() if key not in own} == {
+        key: value for key, value in service["Service"].items() if key not in own
+    }
+    assert worker["Install"] == service["Install"]
 
 
 @pytest.mark.parametrize("key", sorted(HARDENING))
