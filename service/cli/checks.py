@@ -8,10 +8,11 @@ from pathlib import Path
 from service import __version__
 from service.app import Service, build
 from service.cli.checks_safety import unsafe
-from service.cli.checks_storage import storage
+from service.cli.checks_storage import clocks, storage
 from service.cli.environment import is_here
 from service.cli.finding import Finding
 from service.cli.printing import seconds
+from service.clock import Clock, SystemClock
 from service.conversation import LEASE_MS, Conversations, Lease
 from service.errors import CallsheetError, LockHeld, Refusal, WrongMasterKey
 from service.facts import NotNow, Unknown
@@ -25,17 +26,20 @@ OLD_BACKLOG_MS = 5 * 60_000  # due for longer: no loop runs, or too few
 PUBLIC_S = 5.0
 
 
-async def examine(settings: Settings) -> list[Finding]:
-    """All findings, in the order in which one thing needs another."""
+async def examine(settings: Settings, clock: Clock | None = None) -> list[Finding]:
+    """All findings, in the order in which one thing needs another. `clock` is this node's."""
+    clock = clock or SystemClock()
     findings = [Finding("settings", "ok", "of the environment and .env, all of them known"), _runtime()]
     findings += unsafe(settings, Path())
     try:
-        service = await build(settings, own_loops=False, open_database=partial(open_store, create=False))
+        service = await build(settings, own_loops=False, clock=clock, open_database=partial(open_store, create=False))
     except CallsheetError as error:
         check = "master keys" if isinstance(error, WrongMasterKey | SettingsError) else "database"
         return [*findings, Finding(check, "failed", str(error)), await _public(settings)]
     try:
         findings += [finding async for finding in storage(service.context.store, settings)]
+        if settings.database_path is None:
+            findings.append(clocks(service.context.store.clock.now() - clock.now()))
         findings += [_master_keys(settings), await _public(settings)]
         findings += [finding async for finding in _providers(service)]
         findings += await _paused(service)

@@ -17,6 +17,7 @@ WAL_RESET_FIXED = (3, 51, 3)
 NEEDED = (3, 35, 0)  # RETURNING
 LITTLE, SCARCE = 1 << 30, 64 << 20  # bytes free: warned of, failed
 SHARED = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs"}
+APART_MS = 2_000  # of two clocks: more than a slow answer, little of what signatures allow
 SHOWN = 5  # tables, the largest
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -39,6 +40,21 @@ async def storage(store: Store, settings: Settings) -> AsyncIterator[Finding]:
         yield Finding("copy", "warning", f"{detail} (taken {instant(int(copied))})")
     elif restored:
         yield Finding("copy", "ok", f"restored from a backup at {instant(int(restored))}")
+
+
+def clocks(ahead_ms: int) -> Finding:
+    """By how much the database's clock is ahead of this node's. What is kept, compared or signed goes by the former."""
+    data = {"database_ahead_ms": ahead_ms}
+    if abs(ahead_ms) < APART_MS:
+        return Finding("clock", "ok", f"this node's and the database's agree to {APART_MS // 1000} s", data)
+    first, second = ("the database's", "this node's") if ahead_ms > 0 else ("this node's", "the database's")
+    return Finding(
+        "clock", "warning",
+        f"{first} clock is {abs(ahead_ms) / 1000:.1f} s ahead of {second}. If the database's is wrong, so are deadlines"
+        " and the times of signatures: subscribers refuse ours when 5 minutes off, and we take callbacks for old or forged;"
+        " if this node's is, its log and its checks of certificates: let NTP set both",
+        data,
+    )  # fmt: skip
 
 
 def sqlite_version(version: tuple[int, ...]) -> Finding:

@@ -5,9 +5,14 @@ from pathlib import Path
 import pytest
 
 from service import providers
+from service.app import build
+from service.cli.checks import examine
 from service.cli.checks_safety import unsafe
-from service.cli.checks_storage import file_system, size, sqlite_version
+from service.cli.checks_storage import clocks, file_system, size, sqlite_version
+from service.crypto import generate_master_key
 from service.settings import load
+from tests.stores import server
+from tests.test_wrong_clocks import WrongClock
 
 PUBLIC = {"PUBLIC_URL": "https://callsheet.example.com", "DATABASE_URL": "sqlite:////var/lib/callsheet/callsheet.db"}
 
@@ -92,3 +97,28 @@ def test_the_file_system_is_that_of_the_deepest_mount(place: str, kind: str, sta
 
 def test_bytes_are_said_as_people_say_them() -> None:
     assert [size(n) for n in (0, 999, 4096, 40_808_448, 3 * 10**12)] == ["0 B", "999 B", "4.1 kB", "41 MB", "3.0 TB"]
+
+
+@pytest.mark.parametrize(
+    ("ahead_ms", "state", "said"),
+    [
+        (1_999, "ok", "agree"),
+        (-1_999, "ok", "agree"),
+        (2_500, "warning", "the database's clock is 2.5 s ahead of this node's"),
+        (-90_000, "warning", "this node's clock is 90.0 s ahead of the database's"),
+    ],
+)
+def test_clocks_that_differ_are_told_with_what_follows_which(ahead_ms: int, state: str, said: str) -> None:
+    finding = clocks(ahead_ms)
+    assert (finding.state, finding.data) == (state, {"database_ahead_ms": ahead_ms}) and said in finding.detail
+    assert state == "ok" or ("signatures" in finding.detail and "NTP" in finding.detail)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("by", "state"), [(0.0, "ok"), (-60.0, "warning"), (60.0, "warning")])
+async def test_the_nodes_clock_is_compared_with_the_databases(by: float, state: str, tmp_path: Path) -> None:
+    given = {"DATABASE_URL": await server.database(tmp_path), "MASTER_KEYS": generate_master_key()}
+    settings = load({f"CALLSHEET_{name}": value for name, value in given.items()}, known_providers=providers.names())
+    await (await build(settings)).close()
+    (finding,) = [row for row in await examine(settings, clock=WrongClock(by)) if row.check == "clock"]
+    assert finding.state == state and abs(finding.data["database_ahead_ms"] + by * 1000) < 1_000
