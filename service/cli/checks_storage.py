@@ -51,7 +51,7 @@ def clocks(ahead_ms: int) -> Finding:
     return Finding(
         "clock", "warning",
         f"{first} clock is {abs(ahead_ms) / 1000:.1f} s ahead of {second}. If the database's is wrong, so are deadlines"
-        " and the times of signatures: subscribers refuse ours when 5 minutes off, and we take callbacks for old or forged;"
+        " and the times of signatures: subscribers refuse ours when 5 minutes off, we take callbacks for old or forged;"
         " if this node's is, its log and its checks of certificates: let NTP set both",
         data,
     )  # fmt: skip
