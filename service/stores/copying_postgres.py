@@ -12,8 +12,9 @@ from service.stores import UNFINISHED
 from service.stores.copying import ERASED, MARK, NUMBERED, CopyRefused, Table
 from service.stores.postgres_lost import translated
 from service.stores.postgres_partitions import COLUMN, Partitions
-from service.stores.postgres_pool import CONNECT_S, Pool, read_url
+from service.stores.postgres_pool import CONNECT_S, Pool
 from service.stores.postgres_schema import SHIFT, migrate
+from service.stores.postgres_url import read_url
 
 GONE_S = 5.0  # a process that has just ended may still seem to be connected
 OTHERS = (

@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
@@ -28,6 +27,7 @@ from service.stores.group_commit import GroupCommit, Outcome, Verb
 from service.stores.postgres_clock import DatabaseClock
 from service.stores.postgres_lost import LOST, RERUN, Busy, lost, translated, unavailable, waited
 from service.stores.postgres_outage import Outage
+from service.stores.postgres_url import read_url
 
 T = TypeVar("T")
 V = TypeVar("V", bound=Callable[..., Any])
@@ -63,16 +63,6 @@ class Again(Exception):
     """What was read has changed meanwhile: run the transaction again."""
 
 
-class Options(Record, frozen=True, kw_only=True):
-    """What the URL's query says to us; the rest of it is the driver's."""
-
-    notify: bool = True
-    advisory: bool = True
-    partitions: bool = True
-    statement_cache: int = 100
-    pool: int = 5
-
-
 class Times(Record, frozen=True, kw_only=True):
     """Seconds."""
 
@@ -80,21 +70,6 @@ class Times(Record, frozen=True, kw_only=True):
     wait: float = 5.0  # of a read, for its turn; then the caller hears "not now"
     begin: float = 5.0  # and what else is always quick: a line without an answer for so long is dead, and said nothing
     hear: float = 15.0  # between questions to the server on the line of the news, which is silent while there are none
-
-
-def read_url(url: str) -> tuple[str, Options]:
-    """The driver's URL without our own options, and those. Flags are `on` or `off`. Raises `UnknownDatabase`."""
-    parts = urlsplit(url)
-    given = dict(parse_qsl(parts.query))
-    ours = {name: given.pop(name) for name in Options.__struct_fields__ if name in given}
-    read: dict[str, Any] = {}
-    for name, value in ours.items():
-        number = name in ("statement_cache", "pool")
-        if not (value.isdigit() if number else value in ("on", "off")):
-            wanted = "a whole number" if number else "on or off"
-            raise UnknownDatabase(f"CALLSHEET_DATABASE_URL: `{name}` is {wanted}, not {value!r}")
-        read[name] = int(value) if number else value == "on"
-    return urlunsplit(parts._replace(query=urlencode(given))), Options(**read)
 
 
 class Pool:

@@ -20,8 +20,9 @@ from service.states import DeliveryStatus, JobStatus, Source, Work
 from service.stores import COPIED_AT
 from service.stores.migrations import Migration, migrations
 from service.stores.postgres import PostgresStore, open_store
-from service.stores.postgres_pool import Options, Times, read_url
+from service.stores.postgres_pool import Times
 from service.stores.postgres_schema import migrate
+from service.stores.postgres_url import Options, read_url
 from service.web.api.events import stream
 from tests.stores import server
 from tests.stores.line import Line, Passes
