@@ -124,9 +124,9 @@ def receiver(running_receiver: Receiver) -> Receiver:
 @pytest.fixture
 def until() -> Callable[[Callable[[], Any]], Any]:
     def wait(condition: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while not (found := condition()):
-            assert time.monotonic() < deadline, "waited 5 s in vain"
+            assert time.monotonic() < deadline, "waited 30 s in vain"
             time.sleep(0.01)
         return found
 

@@ -38,7 +38,7 @@ class Studio:
         return self.get("/api/status", params={"job_id": job_id})
 
     def ended(self, job_id: str) -> Any:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while (found := self.status(job_id))["status"] in ("queued", "processing"):
             assert time.monotonic() < deadline, found
             time.sleep(0.01)

@@ -135,7 +135,7 @@ def is_problem(reply: httpx2.Response, status: int) -> Json:
 
 
 def test_first_sample_goes_from_queued_to_completed_with_a_playable_file(aiml: AIML, same_shape: SameShape) -> None:
-    aiml.faults(duration_s=[0.3, 0.3])
+    aiml.faults(duration_s=[1.5, 1.5])
     reply = aiml.submit(MONA_LISA)
     found = reply.json()
     assert reply.status_code == 200
@@ -267,7 +267,7 @@ def test_older_music_call_answers_with_generation_id(aiml: AIML) -> None:
 
 @pytest.mark.parametrize("model", ["nova-3-general", "aai/slam-1"])
 def test_transcript_is_fetched_by_its_path(aiml: AIML, model: str) -> None:
-    aiml.faults(duration_s=[0.3, 0.3])
+    aiml.faults(duration_s=[1.5, 1.5])
     found = aiml.submit({**TALK, "model": model}, "/v1/stt/create").json()
     assert found == {"generation_id": str(uuid.UUID(found["generation_id"]))}
     seen: list[str] = []
@@ -352,7 +352,7 @@ def test_malformed_request_id_is_dropped_without_a_word(aiml: AIML, reference: s
 
 
 def test_running_job_is_missing_from_the_logs_until_it_has_ended(aiml: AIML, same_shape: SameShape) -> None:
-    aiml.faults(duration_s=[0.4, 0.4])
+    aiml.faults(duration_s=[1.5, 1.5])
     found = aiml.submit(MONA_LISA, reference="job:1").json()
     assert aiml.logs()["data"] == []
     aiml.finished(found["id"])

@@ -92,9 +92,9 @@ def test_submit_without_webhook_id_calls_nobody(sandbox: Sandbox, receiver: Rece
 
 def test_callback_repeats_until_ok(sandbox: Sandbox, receiver: Receiver, until: Until, path: str) -> None:
     receiver.behave(mode="503")
-    sandbox.faults("pixverse", callback={"retry_s": [0.1, 0.1, 0.1]})
+    sandbox.faults("pixverse", callback={"retry_s": [0.1, 2, 0.1]})
     submit(sandbox)
-    until(lambda: len(receiver.received(path)) == 2)
+    until(lambda: len(receiver.received(path)) >= 2)
     receiver.behave(mode="ok")
     rows = until(lambda: (found := receiver.received(path))[-1]["status"] == 200 and found)
     assert all(right(row) for row in rows) and len({row["headers"]["webhook-nonce"] for row in rows}) == len(rows)
@@ -122,7 +122,8 @@ def test_default_schedule_is_the_documented_one() -> None:
 def test_duplicates_are_copies_and_a_true_replay(sandbox: Sandbox, receiver: Receiver, until: Until, path: str) -> None:
     sandbox.faults("pixverse", callback={"duplicate": 3})
     submit(sandbox)
-    rows = until(lambda: len(found := receiver.received(path)) == 3 and found)
+    rows = until(lambda: len(found := receiver.received(path)) >= 3 and found)
+    assert len(rows) == 3
     assert len({row["body"] for row in rows}) == 1 and all(right(row) for row in rows)
     assert len({row["headers"]["webhook-nonce"] for row in rows}) == 2
     assert sandbox.happened("pixverse")["callback.duplicate"] == 2
@@ -141,7 +142,7 @@ def test_forged_callback_is_wrong_in_signature_and_body(
 ) -> None:
     sandbox.faults("pixverse", callback={"forge": 1})
     video_id = submit(sandbox)
-    forged, real = until(lambda: len(found := receiver.received(path)) == 2 and found)
+    forged, real = until(lambda: len(found := receiver.received(path)) >= 2 and found)
     assert right(real) and not right(forged)
     false = json.loads(forged["body"])
     assert false["id"] == video_id and (false["status"] == 8 or "forged" in false["url"])
@@ -160,8 +161,8 @@ def test_callback_before_reply(sandbox: Sandbox, receiver: Receiver, path: str) 
 
 def test_delayed_callback(sandbox: Sandbox, receiver: Receiver, until: Until, path: str) -> None:
     sandbox.faults("pixverse", duration_s=[0, 0], callback={"delay_s": [0.4, 0.4]})
-    submit(sandbox)
     started = time.monotonic()
+    submit(sandbox)
     until(lambda: receiver.received(path))
     assert time.monotonic() - started > 0.2
 

@@ -91,7 +91,7 @@ def verified(fal: Fal, row: dict[str, Any]) -> bool:
 
 
 def test_request_is_queued_and_ends_with_a_file(fal: Fal, until: Until) -> None:
-    fal.faults(duration_s=[0.4, 0.4])
+    fal.faults(duration_s=[1.5, 1.5])
     made = fal.submit()
     assert set(made) == SUBMITTED and made["status"] == "IN_QUEUE" and str(uuid.UUID(made["request_id"]))
     url = f"{fal.sandbox.url}/fal/fal-ai/flux/requests/{made['request_id']}"
@@ -142,9 +142,9 @@ def test_queue_has_positions_and_logs_come_where_they_are_asked_for(fal: Fal) ->
     first, second = fal.submit(), fal.submit()
     asked = [fal("GET", made["status_url"]).json()["queue_position"] for made in (first, second)]
     assert asked == [0, 1] and second["queue_position"] == 1
-    fal.faults(duration_s=[0.5, 0.5])
+    fal.faults(duration_s=[2, 2])
     third = fal.submit()
-    time.sleep(0.2)
+    time.sleep(0.8)
     said = fal("GET", third["status_url"], params={"logs": "1"}).json()
     assert said["status"] == "IN_PROGRESS" and said["logs"][0]["message"].endswith("%")
 
@@ -318,9 +318,9 @@ def test_keys_stay_over_a_reset_and_the_last_generations_are_served_beside_new_o
 
 def test_callback_is_repeated_until_it_is_taken(fal: Fal, receiver: Receiver, until: Until, webhook: str) -> None:
     receiver.behave(mode="500")
-    fal.faults(callback={"retry_s": [0.1, 0.1, 0.1]})
+    fal.faults(callback={"retry_s": [0.1, 2, 0.1]})
     fal.submit(webhook=webhook)
-    until(lambda: len(received(receiver, webhook)) == 2)
+    until(lambda: len(received(receiver, webhook)) >= 2)
     receiver.behave(mode="202")
     rows = until(lambda: (found := received(receiver, webhook))[-1]["status"] == 202 and found)
     assert len(rows) == 3 and len({row["body"] for row in rows}) == 1 and all(verified(fal, row) for row in rows)
@@ -337,7 +337,8 @@ def test_duplicates_forgeries_and_losses_happen_as_asked(
 ) -> None:
     fal.faults(callback={"duplicate": 3, "forge": 1})
     made = fal.submit(webhook=webhook)
-    forged, *real = until(lambda: len(found := received(receiver, webhook)) == 4 and found)
+    forged, *real = until(lambda: len(found := received(receiver, webhook)) >= 4 and found)
+    assert len(real) == 3
     assert all(verified(fal, row) for row in real) and not verified(fal, forged)
     false = json.loads(forged["body"])
     assert false["request_id"] == made["request_id"] and "forged" in forged["body"]
@@ -356,11 +357,11 @@ def test_callback_may_come_before_the_reply(fal: Fal, receiver: Receiver, webhoo
 
 
 def test_cancel_is_called_back_once(fal: Fal, receiver: Receiver, until: Until, webhook: str) -> None:
-    fal.faults(duration_s=[0.4, 0.4])
+    fal.faults(duration_s=[1.5, 1.5])
     made = fal.submit(webhook=webhook)
     fal("PUT", made["cancel_url"])
     (row,) = until(lambda: received(receiver, webhook))
     said = json.loads(row["body"])
     assert verified(fal, row) and (said["status"], said["error"]) == ("ERROR", "Request was cancelled")
-    time.sleep(0.6)
+    time.sleep(1.7)
     assert len(received(receiver, webhook)) == 1, "its former end calls nobody"

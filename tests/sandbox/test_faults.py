@@ -54,7 +54,7 @@ def raw_submit(sandbox: Sandbox, provider: str, *, wait_s: float) -> tuple[bytes
 def test_dropped_reply_is_zero_bytes_of_an_accepted_submit(sandbox: Sandbox, provider: str) -> None:
     sandbox.faults(provider, drop_reply_after_accept=1)
     started = time.monotonic()
-    assert raw_submit(sandbox, provider, wait_s=5) == (b"", True)
+    assert raw_submit(sandbox, provider, wait_s=20) == (b"", True)
     assert time.monotonic() - started < 1, "closed at once"
     assert len(sandbox.ledger(provider)) == sandbox.happened(provider)["drop_reply_after_accept"] == 1
 
@@ -63,7 +63,7 @@ def test_hung_reply_does_not_come_and_holds_up_nobody_else(sandbox: Sandbox) -> 
     sandbox.faults("peakmv", hang_after_accept=1)
     assert raw_submit(sandbox, "peakmv", wait_s=0.2) == (b"", False)
     sandbox.faults("peakmv", hang_after_accept=1, hang_s=0.1)
-    assert raw_submit(sandbox, "peakmv", wait_s=5) == (b"", True)
+    assert raw_submit(sandbox, "peakmv", wait_s=20) == (b"", True)
     assert len(sandbox.ledger("peakmv")) == sandbox.happened("peakmv")["hang_after_accept"] == 2
 
 

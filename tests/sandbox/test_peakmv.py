@@ -41,7 +41,7 @@ def test_submit_answers_the_documented_fields_and_one_uuid(sandbox: Sandbox, sam
 
 
 def test_job_moves_to_ready_with_a_playable_file(sandbox: Sandbox, until: Until, same_shape: SameShape) -> None:
-    sandbox.faults("peakmv", duration_s=[0.3, 0.3])
+    sandbox.faults("peakmv", duration_s=[1.5, 1.5])
     submitted = sandbox.generate(duration=185, lipsync=True).json()
     seen: list[str] = []
 

@@ -43,7 +43,7 @@ def test_submit_answers_a_64_bit_id(sandbox: Sandbox, same_shape: SameShape) -> 
 
 
 def test_video_goes_from_5_to_1_with_a_file(sandbox: Sandbox, until: Until, same_shape: SameShape) -> None:
-    sandbox.faults("pixverse", duration_s=[0.2, 0.2])
+    sandbox.faults("pixverse", duration_s=[1, 1])
     video_id = sandbox.text_to_video(prompt="a cat", seed=7).json()["Resp"]["video_id"]
     running = result(sandbox, video_id)
     assert same_shape(running, RUNNING) and running["Resp"]["status"] == 5 and running["Resp"]["url"] == ""

@@ -293,7 +293,7 @@ def test_files_must_be_there_only_if_the_account_is_strict(studio: Studio) -> No
 
 
 def test_a_job_waits_works_and_is_completed_with_a_file(studio: Studio) -> None:
-    studio.faults(duration_s=[0.5, 0.5])
+    studio.faults(duration_s=[1.5, 1.5])
     job_id, seen = studio.generate(), []
     while (found := studio.status(job_id))["status"] != "completed":
         seen.append(found)
@@ -326,7 +326,7 @@ def test_the_queue_shows_who_waits_and_where(studio: Studio) -> None:
 @pytest.mark.parametrize("wanted", ["queued", "processing"])
 def test_cancel_ends_a_job_and_gives_its_credits_back(studio: Studio, until: Until, wanted: str) -> None:
     before = studio.credits
-    studio.faults(duration_s=[60, 60] if wanted == "queued" else [2, 2])
+    studio.faults(duration_s=[60, 60] if wanted == "queued" else [5, 5])
     job_id = studio.generate()
     until(lambda: studio.status(job_id)["status"] == wanted)
     assert studio.post("/api/cancel", job_id=job_id) == {

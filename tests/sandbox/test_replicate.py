@@ -81,7 +81,7 @@ def verified(replicate: Replicate, row: dict[str, Any]) -> Any:
 
 
 def test_prediction_is_taken_in_the_documents_shape_and_ends_with_a_file(replicate: Replicate, until: Until) -> None:
-    replicate.faults(duration_s=[0.3, 0.3])
+    replicate.faults(duration_s=[1.5, 1.5])
     made = replicate.submit()
     assert set(PREDICTION) <= set(made)
     assert {type(made[name]) for name in PREDICTION} == {type(value) for value in PREDICTION.values()}
@@ -130,7 +130,7 @@ def test_outputs_have_every_shape_that_models_give(replicate: Replicate, until: 
 
 
 def test_progress_stands_in_the_logs(replicate: Replicate, until: Until) -> None:
-    replicate.faults(duration_s=[1, 1])
+    replicate.faults(duration_s=[3, 3])
     made = replicate.submit()
     percent = until(lambda: re.findall(r"([1-9]\d?)%\|", replicate.read(made)["logs"]))
     assert 0 < int(percent[-1]) < 100
@@ -316,9 +316,9 @@ def test_callback_is_repeated_under_the_same_id_until_it_is_taken(
     replicate: Replicate, receiver: Receiver, until: Until, told: dict[str, Any]
 ) -> None:
     receiver.behave(mode="503")
-    replicate.faults(callback={"retry_s": [0.1, 0.1, 0.1]})
+    replicate.faults(callback={"retry_s": [0.1, 2, 0.1]})
     replicate.submit(**told)
-    until(lambda: len(received(receiver, told)) == 2)
+    until(lambda: len(received(receiver, told)) >= 2)
     receiver.behave(mode="204")
     rows = until(lambda: (found := received(receiver, told))[-1]["status"] == 204 and found)
     assert len(rows) == 3 and len({row["headers"]["webhook-id"] for row in rows}) == 1
@@ -336,7 +336,7 @@ def test_duplicates_forgeries_and_losses_happen_as_asked(
 ) -> None:
     replicate.faults(callback={"duplicate": 3, "forge": 1})
     made = replicate.submit(**told)
-    rows = until(lambda: len(found := received(receiver, told)) == 4 and found)
+    rows = until(lambda: len(found := received(receiver, told)) >= 4 and found)
     forged, *real = rows
     assert [verified(replicate, row)["id"] for row in real] == [made["id"]] * 3
     with pytest.raises(standardwebhooks.WebhookVerificationError):
@@ -359,12 +359,12 @@ def test_callback_may_come_before_the_reply(replicate: Replicate, receiver: Rece
 def test_cancel_is_called_back_once(
     replicate: Replicate, receiver: Receiver, until: Until, told: dict[str, Any]
 ) -> None:
-    replicate.faults(duration_s=[0.4, 0.4])
+    replicate.faults(duration_s=[1.5, 1.5])
     made = replicate.submit(**told)
     replicate("POST", f"predictions/{made['id']}/cancel")
     (row,) = until(lambda: received(receiver, told))
     assert verified(replicate, row)["status"] == "canceled"
-    time.sleep(0.6)
+    time.sleep(1.7)
     assert len(received(receiver, told)) == 1, "its former end calls nobody"
 
 
