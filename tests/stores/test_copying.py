@@ -58,7 +58,7 @@ async def served(url: str, sandbox: str) -> AsyncIterator[Client]:
 
 
 async def tick_until(call: Client, true: Any) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(40):
         while not await true():
             await call.context.loops.tick(20.0)
             await asyncio.sleep(0.05)

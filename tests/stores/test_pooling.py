@@ -105,7 +105,7 @@ async def test_a_listener_behind_it_hears_nothing_and_breaks_nothing(pooler: Poo
     async with node(pooler.url + POOLED) as one, node(pooler.url + POOLED) as two:
         heard = asyncio.Event()
         two.store.listen(heard.set)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not (await left(pooler))["listening"]:  # noqa: ASYNC110 - opened in the background
                 await asyncio.sleep(0.05)
         await one.endpoint()

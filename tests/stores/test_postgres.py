@@ -73,6 +73,13 @@ async def aside(url: str) -> AsyncIterator[Any]:
         db.terminate()
 
 
+async def until(url: str, sql: str, *values: Any) -> None:
+    """Return once the query, asked by somebody else, says yes."""
+    async with asyncio.timeout(40), aside(url) as db:
+        while not await db.fetchval(sql, *values):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.02)
+
+
 def test_our_options_are_taken_out_of_the_url() -> None:
     kept, options = read_url("postgresql://u:p%40@h:5433/d?sslmode=require&notify=off&pool=9&statement_cache=0")
     assert kept == "postgresql://u:p%40@h:5433/d?sslmode=require"
@@ -106,7 +113,7 @@ async def test_a_migration_that_waits_for_its_lock_lets_the_others_go_on(url: st
         await transaction.start()
         await reader.fetch("SELECT count(*) FROM jobs")
         migrating = asyncio.create_task(migrate(other.store._pool, create=False, known=newer))
-        await waits_for_a_lock(url)
+        await until(url, "SELECT count(*) FROM pg_locks WHERE relation = 'jobs'::regclass AND NOT granted")
         for _ in range(5):
             await asyncio.wait_for(world.queued(), 15)
         assert not migrating.done()
@@ -125,13 +132,6 @@ async def test_a_migration_that_never_gets_its_lock_is_refused(url: str) -> None
         await reader.fetch("SELECT count(*) FROM jobs")
         with pytest.raises(StoreUnavailable, match="lock timeout"):
             await migrate(world.store._pool, create=False, known=newer, patience_s=0)
-
-
-async def waits_for_a_lock(url: str) -> None:
-    sql = "SELECT count(*) FROM pg_locks WHERE relation = 'jobs'::regclass AND NOT granted"
-    async with aside(url) as db:
-        while not await db.fetchval(sql):  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(0.01)
 
 
 async def test_nodes_share_jobs_and_deliveries_and_none_is_anothers(url: str) -> None:
@@ -305,11 +305,7 @@ async def test_one_key_sent_to_two_nodes_is_replayed_though_nothing_is_left(url:
         first = asyncio.create_task(other.store._pool.durable(slow))
         await made.wait()
         second = asyncio.create_task(world.create(again))
-        async with aside(url) as db:
-            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-            async with asyncio.timeout(10):
-                while not await db.fetchval(waiting):  # noqa: ASYNC110 - of what the server does
-                    await asyncio.sleep(0.01)
+        await until(url, "SELECT count(*) FROM pg_locks WHERE NOT granted")
         go_on.set()
         assert [(await first)[0].verdict, (await second).verdict] == ["created", "replayed"]
 
@@ -442,13 +438,12 @@ async def test_a_deadlock_is_run_again(url: str) -> None:
         await db.execute("SELECT 1 FROM jobs WHERE num = $1 FOR UPDATE", second.num)
         both = [Arrival(job=job.num, fact=SUCCEEDED, source=Source.POLL) for job in (first, second)]
         applying = asyncio.create_task(world.store.apply(both))
-        await asyncio.sleep(0.2)
+        await until(url, "SELECT count(*) FROM pg_locks WHERE NOT granted")
         await db.execute("SELECT 1 FROM jobs WHERE num = $1 FOR UPDATE", first.num)  # now each waits for the other
         await transaction.rollback()
         assert [applied.verdict for applied in await applying] == ["applied", "applied"]
-        await asyncio.sleep(1.1)  # the server's own counts come late
-        async with aside(url) as other:
-            assert await other.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        # The server's own counts come late.
+        await until(url, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
         assert (await world.types()).count("job.succeeded") == 2
 
 

@@ -70,7 +70,7 @@ async def test_it_goes_on_while_a_transaction_waits(tmp_path: Path) -> None:
         await transaction.start()
         await other.execute("SELECT FROM endpoints FOR UPDATE")
         changing = asyncio.create_task(world.change(endpoint, disabled_reason="x"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110 - theirs
                 await asyncio.sleep(0.02)
         before, frozen = world.store.clock.now(), world.store.now()
@@ -87,7 +87,7 @@ async def test_a_node_that_writes_nothing_asks_again(tmp_path: Path) -> None:
         assert _seconds_off(world.store.clock.now()) < 10
         clock.forward(3_600)
         assert _seconds_off(world.store.clock.now()) > 3_500
-        async with asyncio.timeout(REREAD_S + 10):
+        async with asyncio.timeout(REREAD_S + 30):
             while _seconds_off(world.store.clock.now()) > 10:  # noqa: ASYNC110 - of what the node does by itself
                 await asyncio.sleep(0.1)
 
@@ -99,7 +99,7 @@ async def test_it_asks_on_after_the_server_ended_its_connections(tmp_path: Path)
         ended = await other.fetch(f"{sql} AND pid <> pg_backend_pid()")
         assert ended
         clock.forward(3_600)
-        async with asyncio.timeout(3 * REREAD_S):
+        async with asyncio.timeout(6 * REREAD_S):
             while _seconds_off(world.store.clock.now()) > 20:  # noqa: ASYNC110 - of what the node does by itself
                 await asyncio.sleep(0.1)
 

@@ -321,7 +321,7 @@ class World:
         if not isinstance(self.store, PostgresStore):
             return
         (begun,) = (await self.store.rows("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"))[0]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (await self.store.rows(OLDEST))[0][0] < begun:  # noqa: ASYNC110 - of what others do
                 await asyncio.sleep(0.005)
 
