@@ -338,7 +338,8 @@ async def test_the_rate_of_an_endpoint_holds_over_three_nodes(tmp_path: Path) ->
             owners = [n for n, (one, _) in enumerate((*nodes, third)) for lane in (1, 2, 3) if one.fleet.owns(lane)]
             assert len(owners) == 3 and len(set(owners)) > 1, "one node had all of them"
         async with node(url, NOWHERE):
-            await until(lambda: all(len(arrived[path]) == 24 for path in paths), 40)
+            await until(lambda: all(len(arrived[path]) >= 24 for path in paths))
+    assert [len(arrived[path]) for path in paths] == [24, 24, 24]
     for times in arrived.values():
         for first, second in itertools.combinations(range(24), 2):
             took = times[second] - times[first]
@@ -368,7 +369,8 @@ async def test_what_is_under_way_to_an_endpoint_is_limited_over_three_nodes(tmp_
         await endpoint(nodes[0][0], f"{target}/in")
         assert [service.context.delivery.lanes.room(1) for service, _ in nodes] == [1, 1, 1]
         await asyncio.gather(*(publish(service, 30) for service, _ in nodes))
-        await until(lambda: len(slow.seen) == 90, 40)
+        await until(lambda: len(slow.seen) >= 90)
+    assert len(slow.seen) == 90
     assert max(slow.seen) == limit, collections.Counter(slow.seen)
 
 
@@ -405,7 +407,7 @@ async def test_a_credential_that_one_node_sees_refused_is_paused_for_all(tmp_pat
         async with fleet(3, url, sandbox) as nodes, node(url, sandbox, role="api") as (_, only_answers):
             httpx2.put(f"{sandbox}/_sandbox/pixverse/account", json={"api_key": "another"}).raise_for_status()
             first = await submit(nodes[0][1], "first")
-            met = await nodes[1][1].get(f"/v1/jobs/{first['id']}", headers={"prefer": "wait=20"})
+            met = await nodes[1][1].get(f"/v1/jobs/{first['id']}", headers={"prefer": "wait=60"})
             assert met.json()["status"] == "failed"
             await asyncio.sleep(REREAD_S + IDLE_S)  # within this every node has read it
             jobs = [await submit(client, f"behind-{n}") for n, (_, client) in enumerate(nodes)]
@@ -428,9 +430,9 @@ async def test_the_limit_holds_while_a_node_that_stops_waits_for_its_attempts(tm
             for _ in range(3):
                 service.context.delivery.lanes.learned(1, well=True, answered=True)
         await publish(first, 12)
-        await until(lambda: slow.flying == limit)
+        await until(lambda: slow.flying >= limit)
         ending = asyncio.create_task(first.context.loops.stop(15))
-        await until(lambda: len(slow.seen) >= limit + 2, 30)
+        await until(lambda: len(slow.seen) >= limit + 2)
         await ending
     assert max(slow.seen) == limit, slow.seen
 

@@ -87,7 +87,7 @@ async def test_a_job_is_submitted_and_its_event_delivered(tmp_path: Path, way: s
             shown = (await client.get(f"/v1/jobs/{job['id']}")).json()
             assert shown["status"] == "succeeded" and shown["outputs"]
             assert (await client.get("/ready")).status_code == 200
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while True:
                     deliveries = (await client.get("/v1/deliveries")).json()["data"]
                     if [delivery["status"] for delivery in deliveries] == ["delivered"]:

@@ -30,12 +30,15 @@ async def test_a_refusal_of_the_key_that_was_replaced_meanwhile_pauses_nothing(c
         await call.ok("PUT", PATH, json={"api_key": "the-first-key"})
         job = await call.a_job(PEAKMV)
         service.context.loops.start()
-        await asyncio.wait_for(asked.wait(), 10)
+        await asyncio.wait_for(asked.wait(), 30)
         if changed:
             await call.ok("PUT", PATH, json={"api_key": "the-second-key"})
         answered.set()
-        over = await call.ok("GET", f"/v1/jobs/{job['id']}", headers={"prefer": "wait=10"})
+        over = await call.ok("GET", f"/v1/jobs/{job['id']}", headers={"prefer": "wait=30"})
         assert (over["status"], over["error"]["code"]) == ("failed", "authentication")
         await asyncio.sleep(0.3)
+        async with asyncio.timeout(30):
+            while not changed and (await call.ok("GET", PATH))["paused_at"] is None:  # noqa: ASYNC110 - it comes after the end
+                await asyncio.sleep(0.05)
         assert ((await call.ok("GET", PATH))["paused_at"] is None) == changed
         await call.http.aclose()

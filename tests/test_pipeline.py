@@ -101,7 +101,7 @@ async def publish(service: Service, count: int) -> int:
     return tenant.num
 
 
-async def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+async def until(true: Callable[[], bool], seconds: float = 40.0) -> None:
     async with asyncio.timeout(seconds):
         while not true():  # noqa: ASYNC110 - what is waited for is on the other side of a socket
             await asyncio.sleep(0.02)
@@ -115,16 +115,17 @@ async def test_endpoints_that_hang_leave_room_for_one_that_answers(tmp_path: Pat
             await never.wait()
         return status(200)
 
-    more = {"CALLSHEET_DELIVERY_CONCURRENCY": "16"}
+    more = {"CALLSHEET_DELIVERY_CONCURRENCY": "16", "CALLSHEET_DELIVERY_TIMEOUT": "30"}
     async with receiving(answer) as (receiver, url), serving(tmp_path, **more) as service:
         tenant = (await service.context.accounts.tenant("default")).num
         await service.context.endpoints.create(tenant, {"url": f"{url}/well"})
         await publish(service, 3)
-        await until(lambda: receiver.arrivals["/well"] == 3)
+        await until(lambda: receiver.arrivals["/well"] >= 3)
         for n in range(40):
             await service.context.endpoints.create(tenant, {"url": f"{url}/hang/{n}"})
         await publish(service, 30)
-        await until(lambda: receiver.arrivals["/well"] == 33, 12)  # before any of the others times out
+        await until(lambda: receiver.arrivals["/well"] >= 33, 25)  # before any of the others times out
+        assert receiver.arrivals["/well"] == 33
         hanging = sum(count for path, count in receiver.arrivals.items() if path.startswith("/hang"))
         assert hanging == 8, "dead endpoints take half of the node, and not more"
         never.set()
@@ -156,7 +157,7 @@ async def test_gone_endpoint_is_disabled_once_and_what_is_owed_to_it_is_held_unt
         endpoint, _ = await context.endpoints.create(tenant, {"url": f"{url}/gone", "event_types": ["job.*"]})
         await context.endpoints.create(tenant, {"url": f"{url}/told", "event_types": ["endpoint.disabled"]})
         await publish(service, 1)
-        await until(lambda: receiver.arrivals["/told"] == 1)
+        await until(lambda: receiver.arrivals["/told"] >= 1)
         await publish(service, 3)
         held = await context.store.deliveries(tenant, Page(limit=100), {"status": "held"})
         assert {delivery.endpoint_id for delivery in held} == {endpoint.id}
@@ -165,8 +166,8 @@ async def test_gone_endpoint_is_disabled_once_and_what_is_owed_to_it_is_held_unt
         assert endpoint.id.encode() in told
         gone = False
         await context.endpoints.change(tenant, endpoint.id, {"status": "active"})
-        await until(lambda: receiver.arrivals["/gone"] == 5, 30)  # the attempt that met 410, and all four events
-        assert receiver.arrivals["/told"] == 1
+        await until(lambda: receiver.arrivals["/gone"] >= 5)  # the attempt that met 410, and all four events
+        assert (receiver.arrivals["/gone"], receiver.arrivals["/told"]) == (5, 1)
 
 
 async def test_redirect_is_a_failure_and_retry_after_is_obeyed(tmp_path: Path) -> None:
@@ -182,7 +183,8 @@ async def test_redirect_is_a_failure_and_retry_after_is_obeyed(tmp_path: Path) -
         tenant = (await service.context.accounts.tenant("default")).num
         await service.context.endpoints.create(tenant, {"url": f"{url}/here"})
         await publish(service, 1)
-        await until(lambda: len(seen) == 3)
+        await until(lambda: len(seen) >= 3)
+        assert len(seen) == 3
         assert set(receiver.arrivals) == {"/here"}
         assert seen[2] - seen[1] >= 2.0
         ids = {headers["webhook-id"] for _, headers, _ in receiver.requests}
@@ -230,8 +232,9 @@ async def test_no_secret_is_in_the_clear_in_the_database_or_the_log(
             canaries |= {secret.removeprefix("whsec_"), key, own.removeprefix("whsec_")}
             done = await context.waiting.until_terminal(job, 60)
             assert done.status is JobStatus.SUCCEEDED, done
-            await until(lambda: receiver.arrivals["/callback-canary-33e1"] == 1)
+            await until(lambda: receiver.arrivals["/callback-canary-33e1"] >= 1)
             await until(lambda: receiver.arrivals["/token-canary-91aa"] >= 4)
+            assert receiver.arrivals["/callback-canary-33e1"] == 1
             assert endpoint.id
         path, sent, body = next(r for r in receiver.requests if r[0].startswith("/callback"))
         Webhook(own).verify(body, sent)
@@ -283,5 +286,5 @@ async def test_who_waits_for_a_job_is_answered_when_the_service_stops(tmp_path: 
         await asyncio.sleep(0.1)
         assert not waiting.done()
         service.context.waiting.release()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert not (await waiting).terminal

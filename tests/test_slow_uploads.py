@@ -69,7 +69,7 @@ async def submitting(
 
 
 async def until(true: Callable[[], Any]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         while not await true():  # noqa: ASYNC110 - what is waited for is on the other side of a socket
             await asyncio.sleep(0.05)
 

@@ -58,9 +58,9 @@ async def charges(sandbox: str) -> int:
         return len((await client.get(f"{sandbox}/_sandbox/pixverse/ledger")).json()["data"])
 
 
-async def left(client: httpx2.AsyncClient, job: dict[str, Any], *statuses: str, within: float = 20) -> dict[str, Any]:
+async def left(client: httpx2.AsyncClient, job: dict[str, Any], *statuses: str) -> dict[str, Any]:
     """The job, once its status is none of these."""
-    async with asyncio.timeout(within):
+    async with asyncio.timeout(40):
         while True:
             shown: dict[str, Any] = (await client.get(f"/v1/jobs/{job['id']}")).json()
             if shown["status"] not in statuses:
@@ -138,7 +138,7 @@ async def test_retry_after_is_obeyed_and_signatures_are_fresh(url: str, by: floa
         await publish(wrong, 1)
         await until(1, receiver.requests)
         sql, rows = "SELECT d.due_at, a.at FROM deliveries d JOIN attempts a ON a.delivery = d.num", list[Any]()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not rows:
                 rows = await wrong.context.store.rows(sql)
         assert len(rows) == 1, "tried again before its time"
@@ -164,7 +164,7 @@ async def test_a_submit_is_repeated_only_while_pixverse_remembers_it(url: str, s
             await control(sandbox, "account", trace_memory_s=0)
             await go_back(right, job, "submitted_at", 11 * MINUTE)
     async with node(url, sandbox, clock=WrongClock(by)) as (wrong, client):
-        shown = await left(client, job, "submitting", "processing", within=40)
+        shown = await left(client, job, "submitting", "processing")
         sql = (
             "SELECT count(*) FROM notes WHERE kind = 'submit' AND position('sending' IN convert_from(data, 'UTF8')) > 0"
         )

@@ -17,7 +17,7 @@ CANCELS = ("fal", "progressiverobot", "replicate")
 
 
 def until_processing(served: Served, job_id: str) -> Any:
-    ends = time.monotonic() + 10
+    ends = time.monotonic() + 30
     while time.monotonic() < ends:
         job = call(served, "GET", f"/v1/jobs/{job_id}")
         if job["status"] == "processing":

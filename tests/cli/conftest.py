@@ -86,7 +86,7 @@ class Listening:
         return line.rpartition("listening on ")[2] if newline and "listening on" in line else None
 
 
-def until(condition: Callable[[], Any], seconds: float = 15) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 40) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"waited {seconds} s in vain"

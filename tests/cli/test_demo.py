@@ -66,7 +66,7 @@ def test_a_signal_ends_its_processes_too(folder: Folder, number: signal.Signals)
         assert demo.stdout is not None
         assert demo.stdout.readline().startswith("service ")  # all three listen
         demo.send_signal(number)
-        demo.communicate(timeout=20)
+        demo.communicate(timeout=60)
     assert demo.returncode == (128 + number if number == signal.SIGTERM else 0)
     assert not [process for process in started if process.is_running()]
     assert not list(folder.path.iterdir())

@@ -28,7 +28,7 @@ def test_ticks_over_http_complete_the_main_job(asleep: World) -> None:
             assert asleep.api("POST", "/internal/tick", {})["ran"]
             return arrived(asleep).count("job.succeeded") == 2
 
-        until(done, 20)
+        until(done, 60)
         assert {asleep.api("GET", f"/v1/jobs/{job}")["status"] for job in jobs} == {"succeeded"}
 
 
@@ -42,7 +42,7 @@ def test_ticks_alone_complete_the_main_job(asleep: World) -> None:
         assert json.loads(asleep.ok("tick", "--json"))["ran"]
         return arrived(asleep).count("job.succeeded") == 2
 
-    until(done, 20)
+    until(done, 60)
 
 
 def test_a_budget_too_short_for_a_submit_says_so(folder: Folder) -> None:

@@ -92,7 +92,7 @@ class Carrying:
 
     def ended(self, job_id: str) -> Any:
         """A job's status at its end."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while (said := self.ask("GET /api/status", query={"job_id": job_id}))["status"] != "completed":
             assert time.monotonic() < deadline, said
             time.sleep(0.02)

@@ -102,7 +102,7 @@ class Freezing(Fleet):
         return sum(float(line.rpartition(" ")[2]) for line in re.findall(rf"^{metric} .*", said, re.MULTILINE))
 
 
-async def until(what: Callable[[], Awaitable[Any]], seconds: float = 20) -> Any:
+async def until(what: Callable[[], Awaitable[Any]], seconds: float = 60) -> Any:
     ends = time.monotonic() + seconds
     while not (found := await what()):
         assert time.monotonic() < ends, "it did not happen in time"

@@ -83,7 +83,7 @@ class World:
         )
         self.processes.append(process)
         assert process.stdout is not None
-        line = (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
+        line = (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
         return line.split()[-1]
 
     async def start(self, point: str, nth: int) -> None:

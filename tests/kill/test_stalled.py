@@ -47,7 +47,7 @@ def node(folder: Path, sandbox: str, kind: str) -> Iterator[tuple[psutil.Process
         process.wait()
 
 
-def until(what: Callable[[], Any], within: float = 20.0) -> Any:
+def until(what: Callable[[], Any], within: float = 60.0) -> Any:
     ends = time.monotonic() + within
     while time.monotonic() < ends:
         try:

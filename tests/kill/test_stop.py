@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.kill, pytest.mark.xdist_group("kill
 
 LARGE = 300 * 1024 * 1024
 SLOW_S = 28.0  # that the subscriber takes: longer than a stop may
-AT_ONCE_S = 20.0  # a lease lasts 90 s
+AT_ONCE_S = 45.0  # a lease lasts 90 s
 LEASES = (
     "SELECT 'job', num, lease FROM jobs WHERE lease IS NOT NULL"
     " UNION ALL SELECT 'delivery', num, lease FROM deliveries WHERE lease IS NOT NULL"
@@ -132,11 +132,11 @@ async def open_everything(fleet: Stopping, ends: contextlib.AsyncExitStack) -> d
     hang = {"hang_after_accept": 1.0, "hang_s": 600}
     for provider in ("pixverse", "peakmv"):
         await fleet.ask("PUT", f"{fleet.sandbox}/_sandbox/{provider}/faults", json=hang)
-    await until(lambda: fleet.received("job.succeeded"), 10)
+    await until(lambda: fleet.received("job.succeeded"), 30)
     await fleet.ask("PUT", f"{fleet.subscriber}/_behaviour", json={"delay_s": SLOW_S})
     endpoint = (await fleet.ask("GET", f"{fleet.url}/v1/endpoints"))["data"][0]["id"]
     await fleet.ask("POST", f"{fleet.url}/v1/endpoints/{endpoint}/test")
-    await until(lambda: fleet.received("endpoint.test"), 10)
+    await until(lambda: fleet.received("endpoint.test"), 30)
     stream = await ends.enter_async_context(Reading(fleet.url, "/v1/events/stream").open())
     large = await ends.enter_async_context(Reading(fleet.url, output, pause_s=0.05).open())
     assert (stream.status, large.status) == (200, 200)
@@ -144,8 +144,8 @@ async def open_everything(fleet: Stopping, ends: contextlib.AsyncExitStack) -> d
     ends.callback(lambda: [writer.close() for _, writer in idle])
     assert (await fleet.submit("peak-1")).status_code == 202
     waiting = asyncio.create_task(fleet.submit("pix-1", wait_s=60))
-    await until(lambda: fleet.charges("pixverse"), 10)
-    await until(lambda: fleet.charges("peakmv"), 10)
+    await until(lambda: fleet.charges("pixverse"), 30)
+    await until(lambda: fleet.charges("peakmv"), 30)
     assert not waiting.done() and not stream.ended.done() and 0 < large.size < LARGE
     return {"stream": stream, "large": large, "waiting": waiting, "idle": idle}
 
@@ -186,7 +186,7 @@ async def check_taken_over(fleet: Stopping) -> None:
     url = fleet.second.url
 
     async def both_sent() -> bool:
-        return len(await fleet.received("endpoint.test")) == 2
+        return len(await fleet.received("endpoint.test")) >= 2
 
     async def both_known() -> bool:
         found = [(await fleet.job_of(url, nonce))["status"] for nonce in ("pix-1", "peak-1")]

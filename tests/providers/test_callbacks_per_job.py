@@ -126,7 +126,7 @@ def test_forged_callback_is_refused_and_changes_nothing(running: Running, provid
     running.set_up(provider, callback={"forge": 1, "lose": 1}, duration_s=[0.3, 0.3])
     job_id = running.submit(provider)
     running.tick()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not (told := running.played(provider, "callbacks"))["forged_sent"]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -141,7 +141,7 @@ def test_copies_of_a_callback_make_one_event(running: Running, provider: str) ->
     running.set_up(provider, callback={"duplicate": 4})
     job_id = running.submit(provider)
     running.ended(job_id)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while running.played(provider, "callbacks")["accepted"] < 4:
         assert time.monotonic() < deadline
         time.sleep(0.05)

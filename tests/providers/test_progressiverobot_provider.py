@@ -348,7 +348,7 @@ class Studio:
         return reply.json()
 
     def finished(self, call: Call, provider_job_id: str) -> Update:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             update = self.hold(provider.status(call, provider_job_id))
             assert isinstance(update, Update), update

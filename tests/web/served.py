@@ -63,7 +63,7 @@ class Served:
         )
         thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
         thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(30)
         try:
             yield self
         finally:

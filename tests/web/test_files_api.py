@@ -309,11 +309,12 @@ async def test_a_tenants_files_have_a_ceiling_and_deleting_makes_room(small: Any
 
 
 async def test_too_many_uploads_at_once_are_refused_and_another_tenants_go_on(call: Any) -> None:
-    release = asyncio.Event()
+    release, begun = asyncio.Event(), list[bool]()
     body = form(part(NAMED))
 
     async def slow() -> AsyncIterator[bytes]:
         yield body[:200]
+        begun.append(True)
         await release.wait()
         yield body[200:]
 
@@ -322,7 +323,9 @@ async def test_too_many_uploads_at_once_are_refused_and_another_tenants_go_on(ca
         asyncio.create_task(call("POST", "/v1/files", content=slow(), headers=headers))
         for _ in range(MOST_UPLOADS // 2)
     ]
-    await asyncio.sleep(0.2)
+    async with asyncio.timeout(20):
+        while len(begun) < len(waiting):  # noqa: ASYNC110 - of what was read nobody tells
+            await asyncio.sleep(0.05)
     assert not any(task.done() for task in waiting)
     response = await upload(call)
     assert (response.status_code, response.json()["code"]) == (429, "too_many")

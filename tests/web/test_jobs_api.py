@@ -68,7 +68,8 @@ async def test_twenty_submits_at_once_with_one_key_make_one_job(call: Any) -> No
 async def test_waiting_answers_200_as_soon_as_the_job_has_ended(call: Any) -> None:
     async def cancel_it() -> None:
         await asyncio.sleep(0.2)
-        rows = (await call.ok("GET", "/v1/jobs"))["data"]
+        while not (rows := (await call.ok("GET", "/v1/jobs"))["data"]):  # noqa: ASYNC110 - it is another request
+            await asyncio.sleep(0.05)
         await call.ok("POST", f"/v1/jobs/{rows[0]['id']}/cancel")
 
     waiting = call("POST", "/v1/jobs", json=PIXVERSE, headers={"prefer": "respond-async, wait=30"})

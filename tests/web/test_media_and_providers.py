@@ -42,7 +42,7 @@ class World:
 
     def finished(self, **body: Any) -> Any:
         job = self.accepted(**body)
-        ends = time.monotonic() + 20
+        ends = time.monotonic() + 40
         while job["status"] == "processing" and time.monotonic() < ends:
             assert self.http.post("/internal/tick", json={"budget_seconds": 10}).status_code == 200
             job = self.http.get(f"/v1/jobs/{job['id']}").json()

@@ -330,7 +330,7 @@ def test_a_large_reply_counts_as_under_way_until_it_is_taken(running: Any, peakm
     under_way, base = running[0].service.context.passthrough._calls, urlsplit(peakmv.base)
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.settimeout(10)
+        connection.settimeout(30)
         connection.connect((base.hostname, base.port))
         head = f"GET {base.path}/wide HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {peakmv.key}\r\n\r\n"
         connection.sendall(head.encode())
@@ -344,7 +344,7 @@ def test_a_large_reply_counts_as_under_way_until_it_is_taken(running: Any, peakm
 
 
 def until(true: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 5
+    ends = time.monotonic() + 30
     while not true():
         assert time.monotonic() < ends
         time.sleep(0.02)
@@ -394,7 +394,7 @@ def test_64_bit_ids_and_every_other_byte_of_a_reply_are_intact(pixverse: Client,
 def test_a_status_call_moves_the_job_without_any_loop(pixverse: Client) -> None:
     reply = pixverse("POST", GENERATE, json=INPUT, headers={"ai-trace-id": str(uuid.uuid4())})
     path = f"/openapi/v2/video/result/{reply.json()['Resp']['video_id']}"
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while pixverse("GET", path, headers={"ai-trace-id": str(uuid.uuid4())}).json()["Resp"]["status"] != 1:
         assert time.monotonic() < deadline
     job = pixverse.job(reply)
@@ -465,11 +465,11 @@ def test_a_caller_that_goes_away_leaves_the_job_with_its_outcome(peakmv: Client,
         body = json.dumps(SONG)
         head = f"POST {base.path}/api/v2/generate HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {peakmv.key}\r\n"
         connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while not upstream.paths("POST"):
             assert time.monotonic() < deadline
             time.sleep(0.02)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not (new := [job for job in peakmv.jobs() if job["id"] not in before and job["status"] == "processing"]):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -686,7 +686,7 @@ def test_the_urls_that_others_name_lead_through_us_and_move_the_job(
         said = reply.json()
         url = said.get(field) or said["urls"][field]
         assert url.startswith(client.base + "/")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 40
         while (job := client.job(reply))["status"] != "succeeded":
             assert time.monotonic() < deadline, job
             assert client("GET", url.removeprefix(client.base)).status_code < 300

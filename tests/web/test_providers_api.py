@@ -151,7 +151,7 @@ async def test_another_process_sees_it_within_seconds(tmp_path: Path) -> None:
         call = Client(here)
 
         async def seen(source: str) -> Any:
-            ends = time.monotonic() + 5
+            ends = time.monotonic() + 15
             while (found := await current(there)).source != source:
                 assert time.monotonic() < ends, found
                 await asyncio.sleep(0.05)
@@ -160,7 +160,7 @@ async def test_another_process_sees_it_within_seconds(tmp_path: Path) -> None:
         await call.ok("PUT", PLACE, json=GIVEN)
         assert (await seen("api")).api_key == KEY
         await call.ok("PUT", PLACE, json={"api_key": "the-next-key"})
-        ends = time.monotonic() + 5
+        ends = time.monotonic() + 15
         while (await current(there)).api_key != "the-next-key":
             assert time.monotonic() < ends
             await asyncio.sleep(0.05)
