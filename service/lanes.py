@@ -23,7 +23,7 @@ LONGEST_PAUSE_S = 300.0
 PROMISE_S = 2.0  # how long a slot is kept for a delivery whose transaction is being committed
 ELSEWHERE_S = 0.001  # another node is to send it, and looks for it by itself
 RATE_S = 60.0  # how long a rate is believed in without a look at the endpoint
-MOST_LANES = 10_000  # remembered; past it those that were not used lately are forgotten
+MOST_LANES = 10_000  # remembered, besides those in use
 
 
 class _Lane:
@@ -193,5 +193,6 @@ class Lanes:
         return known
 
     def _forget(self) -> None:
-        old = self._clock.monotonic() - LONGEST_PAUSE_S
-        self._lanes = {n: lane for n, lane in self._lanes.items() if lane.used_at > old or self.flying.count(n)}
+        """A quarter of them, those that were not used for longest. What is under way stays."""
+        kept = sorted(self._lanes, key=lambda n: self._lanes[n].used_at, reverse=True)[: MOST_LANES * 3 // 4]
+        self._lanes = {n: self._lanes[n] for n in (*kept, *(n for n in self._lanes if self.flying.count(n)))}
