@@ -19,6 +19,7 @@ CallsheetError
 +-- NoReply                      forwarded, and the reply was lost     504
 +-- SchemaTooNew                 the database was made by newer code   (start is refused)
 +-- WrongMasterKey               the database was sealed by other keys (start is refused)
++-- Moved                        it was copied into another database  (start is refused)
 +-- LockHeld                     another process runs the loops        (start is refused)
 +-- NotSent                      no byte of the request left us        (safe to try again)
 |   +-- EgressDenied             the address or URL is refused
@@ -125,6 +126,10 @@ class SchemaTooNew(CallsheetError):
 
 class WrongMasterKey(CallsheetError):
     """None of the master keys given opens what is stored."""
+
+
+class Moved(CallsheetError):
+    """All of this database was copied into another one, which is the one to serve."""
 
 
 class LockHeld(CallsheetError):

@@ -4,15 +4,25 @@ Jobs that were `queued` or `submitting` when the copy was taken may have been su
 announced as such, and are settled as every lost submit is: by a callback, by reconciling, or by a person.
 """
 
-from service.errors import CallsheetError
+from service.errors import CallsheetError, Moved
 from service.facts import Arrival, Restored
 from service.models import Job
 from service.states import JobStatus, Source
-from service.stores import COPIED_AT, Page, Store
+from service.stores import COPIED_AT, MOVED_AT, Page, Store
 from service.transitions import Transitions
+from service.views import instant
 
 BATCH = 500
 RESTORED_AT = "restored_at"
+REMEDY = (
+    "Set CALLSHEET_DATABASE_URL to that one. To serve this one after all: if that one was never served,"
+    " `callsheet copy --from URL --take-back`; else stop that one, and `callsheet restore` makes what is not sent here"
+    " unknown, as it may have been sent from there"
+)
+
+
+def moved_to_another(at: str) -> str:
+    return f"this database was copied into another one at {instant(int(at))}, to be served there"
 
 
 class _SettledElsewhere(CallsheetError):
@@ -23,8 +33,10 @@ async def settle_copy(store: Store, transitions: Transitions, now: int) -> int |
     """Before anything is sent or accepted: where the database is marked as a copy, its open submits become `unknown`.
 
     How many did; None where it is no copy. The mark goes last, so that a stop in between begins anew.
-    Raises `StoreUnavailable`.
+    Raises `StoreUnavailable`, and `Moved` where it is the other side of a copy: what is queued here may be sent there.
     """
+    if moved := await store.meta(MOVED_AT):
+        raise Moved(f"{moved_to_another(moved)}. {REMEDY}")
     if not await store.meta(COPIED_AT):
         return None
     settled = 0

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from service.cli.finding import Finding
-from service.restoring import RESTORED_AT
+from service.restoring import RESTORED_AT, moved_to_another
 from service.settings import Settings
-from service.stores import COPIED_AT, Storage, Store
+from service.stores import COPIED_AT, MOVED_AT, Storage, Store
 from service.views import instant
 
 # The WAL-reset bug: https://sqlite.org/wal.html#walresetbug. In 3.7.0 to 3.51.2, mended there and on two branches.
@@ -34,6 +34,8 @@ async def storage(store: Store, settings: Settings) -> AsyncIterator[Finding]:
         yield room(settings.database_path)
         yield file_system(settings.database_path, Path("/proc/self/mounts"))
     yield tables(found)
+    if moved := await store.meta(MOVED_AT):
+        yield Finding("copy", "warning", f"{moved_to_another(moved)}: `serve` says how this one is served after all")
     copied, restored = await store.meta(COPIED_AT), await store.meta(RESTORED_AT)
     if copied:
         detail = "a copy: at the next start what it shows as not sent becomes unknown, and nothing of it is sent"

@@ -23,9 +23,10 @@ EVERY_S = 1.0  # one line of progress
 
 
 @click.command()
-@click.option("--from", "origin", required=True, metavar="URL", help="The database to read: it stays as it is.")
-@click.option("--to", "goal", required=True, metavar="URL", help="An empty database; a SQLite file is made.")
-def command(origin: str, goal: str) -> None:
+@click.option("--from", "origin", required=True, metavar="URL", help="The database to read. Its rows stay as they are.")
+@click.option("--to", "goal", metavar="URL", help="An empty database; a SQLite file is made.")
+@click.option("--take-back", is_flag=True, help="Instead of --to: no copy of it was ever served, so serve it again.")
+def command(origin: str, goal: str | None, take_back: bool) -> None:
     """Copy a database into an empty one: jobs, events, deliveries, files, keys, secrets, everything.
 
     \b
@@ -35,7 +36,7 @@ def command(origin: str, goal: str) -> None:
     1. Stop every `callsheet serve` on the source. A source in use is refused.
     2. Copy. Interrupted? Run the same command again: it goes on where it was.
     3. Set CALLSHEET_DATABASE_URL to the target, CALLSHEET_MASTER_KEYS as before, and serve.
-    4. Never serve the source again: both would submit and send the same.
+    4. The source is not served again: both would submit and send the same. It is marked, and `serve` refuses it.
 
     Ids stay, those of events and deliveries too; so do due times, idempotency keys, secrets and attempts. Subscribers
     see nothing, and no job is submitted twice. Secrets are copied sealed: the target needs the master keys of the
@@ -47,6 +48,12 @@ def command(origin: str, goal: str) -> None:
 
     Prints progress, then the rows of every table on both sides. Exit code 1 where they differ, 2 where it was refused.
     """
+    if take_back == (goal is not None):
+        raise Refused("give either --to URL or --take-back")
+    if goal is None:
+        asyncio.run(_take_back(origin))
+        click.echo("it may be served again. Throw its copies away: none of them may be served now")
+        return
     if origin == goal:
         raise Refused("--from and --to name the same database")
     settings = read_settings()
@@ -99,6 +106,17 @@ async def _copy(origin: str, goal: str, vault: "Vault") -> "list[Counted]":
         await source.close()
 
 
+async def _take_back(origin: str) -> None:
+    from service.clock import SystemClock
+    from service.stores import copying
+
+    source = await copying.open_source(origin, clock=SystemClock())
+    try:
+        await source.set_moved("")
+    finally:
+        await source.close()
+
+
 class _Progress:
     """Says where it is, at each table and at most once a second, and how fast this run is."""
 
@@ -115,7 +133,7 @@ class _Progress:
 
 
 def _say_what_next(goal: str, key_file: Path | None) -> None:
-    click.echo("every row is there. Serve the target, and never the source again: both would submit and send the same.")
+    click.echo("every row is there. Serve the target, and never the source again, which `serve` refuses now.")
     if key_file is not None and goal.startswith("sqlite:"):
         click.echo(f"its master keys: cp {key_file} {goal.removeprefix('sqlite:///')}.key")
     elif key_file is not None:

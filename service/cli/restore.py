@@ -53,7 +53,7 @@ def _put_back(settings: "Settings", file: Path, replace: bool) -> dict[str, Any]
 async def _mark(settings: "Settings") -> dict[str, Any]:
     from service.cli.database import opened
     from service.fleet import TERM_S
-    from service.stores import COPIED_AT
+    from service.stores import COPIED_AT, MOVED_AT
 
     async with opened(settings, create=False) as context:
         context.store.own_loops("restore")  # on SQLite nobody may be sending now
@@ -62,5 +62,6 @@ async def _mark(settings: "Settings") -> dict[str, Any]:
                 f"{nodes} nodes run this database now: what they have queued would become unknown; stop them all"
             )
         await context.store.set_meta(COPIED_AT, str(context.clock.now()))
+        await context.store.set_meta(MOVED_AT, "")
     said = "marked as restored: what is not sent yet becomes unknown when the service starts"
     return {"said": said, "database": str(settings.database_path or "PostgreSQL")}

@@ -36,6 +36,7 @@ from service.states import JobStatus, Json, Record, Work
 Room = Callable[[int], int]  # how many more of this lane or credential may start now
 SEATS = 64  # what limits are divided by
 COPIED_AT = "copied_at"  # of `meta`: when this copy was taken, until its open submits are settled; then empty
+MOVED_AT = "moved_at"  # of `meta`: when all of it was copied into another database, to be served there; or empty
 Offer = Callable[[int], bool]  # whether a sender here has a free slot for this lane; counts what it promised
 
 

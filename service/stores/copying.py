@@ -8,7 +8,8 @@ Public ids of events, deliveries and attempts are computed from their numbers an
 Sealed secrets are bound to ids and tenants, which stay: they are copied sealed, and need the same master keys.
 
 A source that is itself a backup is marked so (`COPIED_AT`), and the mark is copied first of all: what the target shows
-as not sent is not sent from there either. A stopped database is no backup, nor is its copy: there it is sent.
+as not sent is not sent from there either. The source of a whole copy is marked, too (`MOVED_AT`), by which a start on
+it is refused: both would submit what is queued. A stopped database is no backup, nor is its copy: there it is sent.
 """
 
 import importlib
@@ -20,10 +21,10 @@ import msgspec
 from service.clock import Clock
 from service.errors import CallsheetError, StoreUnavailable
 from service.states import Record
-from service.stores import COPIED_AT, DIALECTS, UNFINISHED, UnknownDatabase
+from service.stores import COPIED_AT, DIALECTS, MOVED_AT, UNFINISHED, UnknownDatabase
 
 FIRST_ROWS, MOST_ROWS, BATCH_BYTES = 64, 5_000, 4 << 20  # of a batch; no single row is larger than a request's body
-LOCAL = {"partitions", "lift", "checked_at", UNFINISHED}  # keys of `meta` that say something of one database alone
+LOCAL = {"partitions", "lift", "checked_at", MOVED_AT, UNFINISHED}  # keys of `meta` that are of one database alone
 NUMBERED = ("jobs", "events", "deliveries")  # by their transaction, on PostgreSQL
 # What tells whether anything happened in a source between two runs: whatever does, leaves a higher number or time.
 _marks = ["jobs num", "jobs updated_at", "events num", "deliveries num", "attempts num", "notes num", "callbacks num"]
@@ -94,6 +95,9 @@ class Source(Protocol):
     async def highest(self, table: str) -> int:
         """The highest number that the table has given, also to rows that are gone."""
 
+    async def set_moved(self, at: str) -> None:
+        """Mark it as copied away, or with an empty text as not. Ends the reading."""
+
 
 class Target(Protocol):
     async def close(self) -> None: ...
@@ -155,7 +159,9 @@ async def copy(source: Source, target: Target, *, prove: Callable[[bytes], None]
         for table in TABLES
     ]
     if all(found.source == found.target for found in counted):
-        await target.finish({table.name: await source.highest(table.name) for table in TABLES if table.key == ("num",)})
+        highest = {table.name: await source.highest(table.name) for table in TABLES if table.key == ("num",)}
+        await source.set_moved(str(source.now()))  # first: there is no moment in which both may be served
+        await target.finish(highest)
     return counted
 
 

@@ -8,7 +8,7 @@ import asyncpg
 
 from service.clock import Clock
 from service.errors import LockHeld
-from service.stores import UNFINISHED
+from service.stores import MOVED_AT, UNFINISHED
 from service.stores.copying import ERASED, MARK, NUMBERED, CopyRefused, Table
 from service.stores.postgres_lost import translated
 from service.stores.postgres_partitions import COLUMN, Partitions
@@ -128,6 +128,11 @@ class PostgresSide:
     async def _fetch(self, sql: str, *values: Any) -> list[Any]:
         with translated():
             return [tuple(row) for row in await self.db.fetch(sql, *values)]
+
+    async def set_moved(self, at: str) -> None:
+        with translated():
+            await self.db.execute(PUT_META, MOVED_AT, at)
+            await self.db.execute("COMMIT")
 
     # -- as a target
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from service.clock import Clock
 from service.errors import LockHeld, StoreUnavailable
-from service.stores import UNFINISHED
+from service.stores import MOVED_AT, UNFINISHED
 from service.stores.copying import MARK, CopyRefused, Table
 from service.stores.sqlite_files import Files, translated
 
@@ -78,6 +78,11 @@ class SqliteSide:
     async def highest(self, table: str) -> int:
         sql = f"SELECT MAX((SELECT COALESCE(MAX(num), 0) FROM {table}), COALESCE(MAX(seq), 0)) FROM sqlite_sequence"  # noqa: S608
         return int(self.db.execute(f"{sql} WHERE name = ?", (table,)).fetchone()[0])
+
+    async def set_moved(self, at: str) -> None:
+        with translated():
+            self.db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (MOVED_AT, at))
+            self.db.execute("COMMIT")
 
     # -- as a target
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from service.clock import Clock
 from service.errors import CallsheetError, SchemaTooNew
 from service.states import Record
-from service.stores import COPIED_AT
+from service.stores import COPIED_AT, MOVED_AT
 from service.stores.migrations import migrations
 from service.stores.sqlite_files import Files, translated
 
@@ -116,6 +116,7 @@ def _check_schema(db: sqlite3.Connection, path: Path) -> None:
 def _mark(db: sqlite3.Connection, now: int) -> tuple[int, int]:
     db.execute("BEGIN IMMEDIATE")
     db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (COPIED_AT, str(now)))
+    db.execute("DELETE FROM meta WHERE key = ?", (MOVED_AT,))  # what the first mark says is enough to serve it
     db.execute(f"UPDATE jobs SET due_at = NULL, lease = NULL WHERE {OPEN}")  # noqa: S608
     for table in NUMBERED:
         if not db.execute("UPDATE sqlite_sequence SET seq = seq + ? WHERE name = ?", (GAP, table)).rowcount:

@@ -55,6 +55,46 @@ async def test_postgresql_is_filled_and_one_that_is_not_there_is_a_sentence(tmp_
     folder.ok("migrate", DATABASE_URL=goal, MASTER_KEYS=keys)
 
 
+def refused(folder: Folder, **variables: str) -> None:
+    for command in (("serve", "--port", "0"), ("serve", "--role", "api", "--port", "0"), ("tick",)):
+        ended = folder.run(*command, **variables)
+        assert ended.returncode == 2 and "was copied into another one at 2" in ended.stderr, ended.stderr
+        assert "--take-back" in ended.stderr and "`callsheet restore`" in ended.stderr
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_what_was_copied_away_is_not_served_again_by_mistake(kind: str, tmp_path: Path) -> None:
+    folder, keys = Folder(tmp_path), generate_master_key()
+    origin = "sqlite:///old.db" if kind == "sqlite" else await server.database(tmp_path)
+    given = {"DATABASE_URL": origin, "MASTER_KEYS": keys}
+    folder.ok("migrate", **given)
+    for number in range(2):  # a second copy is not refused, and what was copied before is not marked itself
+        folder.ok("copy", "--from", origin, "--to", f"sqlite:///new{number}.db", MASTER_KEYS=keys)
+        folder.ok("tick", DATABASE_URL=f"sqlite:///new{number}.db", MASTER_KEYS=keys)
+    refused(folder, **given)
+    assert "was copied into another one" in folder.run("doctor", **given).stdout
+    both = folder.run("copy", "--from", origin, "--to", "sqlite:///new.db", "--take-back", MASTER_KEYS=keys)
+    neither = folder.run("copy", "--from", origin, MASTER_KEYS=keys)
+    assert both.returncode == neither.returncode == 2 and "--to" in both.stderr and "--to" in neither.stderr
+    refused(folder, **given)
+    assert "may be served again" in folder.ok("copy", "--from", origin, "--take-back", MASTER_KEYS=keys)
+    folder.ok("tick", **given)
+    folder.ok("copy", "--from", origin, "--to", "sqlite:///last.db", MASTER_KEYS=keys)
+    refused(folder, **given)
+    folder.ok("restore", **given)
+    folder.ok("tick", **given)
+
+
+def test_a_backup_of_what_was_copied_away_is_restored_as_any_other(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, DATABASE_URL="sqlite:///old.db")
+    folder.ok("migrate")
+    folder.ok("copy", "--from", "sqlite:///old.db", "--to", "sqlite:///new.db")
+    folder.ok("backup", "copy.db")
+    folder.ok("restore", "copy.db", "--replace")
+    folder.ok("tick")
+
+
 @pytest.mark.anyio
 async def test_the_other_spelling_of_postgresql_is_taken_too(tmp_path: Path) -> None:
     """As hosts of databases hand it out, and PostgreSQL's own programs take it."""

@@ -91,7 +91,7 @@ def test_serve_carries_neither_sandbox_nor_demo_nor_their_client() -> None:
         (["keys", "create"], "Missing option '--name'"),
         (["sink", "--fail", "often"], "no mode 'often'"),
         (["copy", "--from", "sqlite:///a.db", "--to", "sqlite:///a.db"], "name the same database"),
-        (["copy", "--from", "sqlite:///a.db"], "Missing option '--to'"),
+        (["copy", "--from", "sqlite:///a.db"], "give either --to URL or --take-back"),
     ],
 )
 def test_a_bad_argument_is_a_sentence_and_exit_code_2(arguments: list[str], sentence: str, tmp_path: Path) -> None:
