@@ -39,8 +39,9 @@ class Line:
 
     def abort(self) -> None:
         """End every connection."""
-        while self._ends:
-            self._ends.pop().transport.abort()
+        for end in self._ends:
+            end.transport.abort()
+        self._ends.clear()
 
     def passing(self) -> tuple[Passes, Passes]:
         """Of a new connection: which bytes pass to the server, and back. The first that do not end it."""
