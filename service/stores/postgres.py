@@ -98,6 +98,7 @@ async def open_store(
     except BaseException:
         await pool.close()
         raise
+    pool.outage.watch()
     return PostgresStore(pool, partitions, plan=plan, nonce=nonce, lift=lift)
 
 

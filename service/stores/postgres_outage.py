@@ -25,9 +25,14 @@ class Outage:
 
     def __init__(self, monotonic: Callable[[], float]):
         self._monotonic = monotonic
+        self._watching = False
         self._began: float | None = None
         self._failed_at = self._said_at = 0.0
         self._back_at: float | None = None  # when something worked for the first time after the last failure
+
+    def watch(self) -> None:
+        """From now on: whoever opens the database says by itself that it cannot be used."""
+        self._watching = True
 
     @property
     def lasts(self) -> bool:
@@ -37,6 +42,8 @@ class Outage:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
+        if not self._watching:
+            return
         if isinstance(error, StoreUnavailable) and not isinstance(error, Busy):
             error.level = logging.DEBUG
             self._failed(error, self._monotonic())

@@ -80,7 +80,7 @@ class Pool:
         self._clock, self.asks_time, self._times = clock, ask_time, times or Times()
         self._size = max(3, self.options.pool)
         self._readers = asyncio.Semaphore(self._size - 2)  # without the writer's, and one for what is urgent
-        self._told, self._outage = DatabaseClock(clock), Outage(clock.monotonic)
+        self._told, self.outage = DatabaseClock(clock), Outage(clock.monotonic)
         self.clock: Clock = self._told if ask_time else clock
         self._timing: asyncio.Task[None] | None = None
         self._group = GroupCommit(self._commit_calls)
@@ -156,7 +156,7 @@ class Pool:
         return at, before
 
     async def _ask_time(self) -> None:
-        with suppress(asyncpg.PostgresError, StoreUnavailable, *LOST), self._outage, translated():
+        with suppress(asyncpg.PostgresError, StoreUnavailable, *LOST), self.outage, translated():
             async with self._lent() as db:
                 await self._read_clock(db)
 
@@ -168,7 +168,7 @@ class Pool:
         One that takes too long is canceled at the server, too, before its connection is anybody else's. `urgent`: what
         the loops live on, always quick, which no number of slow lists may hold up.
         """
-        with self._outage, translated():
+        with self.outage, translated():
             for last in (False, True):
                 try:
                     self.statements += 1
@@ -201,7 +201,7 @@ class Pool:
     async def quick(self, work: Callable[[Any], Awaitable[T]]) -> T:
         """A short transaction beside the writer; run once more, on a new connection, where it got no answer."""
         idle_ms = int(self._times.begin * 400)  # what the first one locked is free by then: its server was told nothing
-        with self._outage:
+        with self.outage:
             for last in (False, True):
                 try:
                     async with asyncio.timeout(self._times.begin), self.beside(idle_ms=idle_ms) as db:
@@ -306,7 +306,7 @@ class Pool:
 
         `writes`: it always writes. `lock_ms`: how long it waits for each lock; then `StoreUnavailable`.
         """
-        with self._outage, translated():
+        with self.outage, translated():
             for run in range(1, RUNS + 1):
                 try:
                     return await self._transaction(work, writes, lock_ms)
@@ -420,7 +420,7 @@ class Pool:
             except (asyncpg.PostgresError, *LOST) as error:
                 said = error
             await asyncio.sleep(CONNECT_S)
-            if said is not None and not self._outage.lasts:
+            if said is not None and not self.outage.lasts:
                 log.info("no news from other nodes for now: %s", said)
 
     async def _attend(self, db: Any, ended: asyncio.Event) -> None:

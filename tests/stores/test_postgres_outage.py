@@ -15,6 +15,7 @@ class Clockwork:
     def __init__(self) -> None:
         self.at = 0.0
         self.outage = Outage(lambda: self.at)
+        self.outage.watch()
 
     def fails(self, after: float, error: StoreUnavailable | None = None) -> StoreUnavailable:
         self.at += after
@@ -44,6 +45,13 @@ def test_it_is_said_at_once_then_every_30_s_and_at_its_end(caplog: pytest.LogCap
     assert {record.levelno for record in caplog.records} == {logging.WARNING}, "who hides one must not see the other"
     watched.fails(1)
     assert "gone" in caplog.messages[4], "the next one is said at once"
+
+
+def test_a_database_that_cannot_be_opened_is_no_outage(caplog: pytest.LogCaptureFixture) -> None:
+    outage, error = Outage(lambda: 0.0), StoreUnavailable("gone")
+    with pytest.raises(StoreUnavailable), outage:
+        raise error
+    assert not caplog.messages and error.level == logging.WARNING
 
 
 def test_what_works_between_failures_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
