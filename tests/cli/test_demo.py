@@ -2,15 +2,19 @@
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import httpx2
 import psutil
 import pytest
 
-from tests.cli.conftest import Folder, until
+from service.cli.demo_processes import DidNotStart, Processes
+from tests.cli.conftest import Folder, free_port, until
 
 pytestmark = pytest.mark.xdist_group("demo")  # two at a time would look for the same free ports
 
@@ -64,9 +68,39 @@ def test_a_signal_ends_its_processes_too(folder: Folder, number: signal.Signals)
     with start(folder) as demo:
         started = until(lambda: len(found := children(demo.pid)) >= 3 and found)
         assert demo.stdout is not None
-        assert demo.stdout.readline().startswith("service ")  # all three listen
+        line = demo.stdout.readline()
+        assert line.startswith("service "), line or demo.communicate()  # all three listen
         demo.send_signal(number)
         demo.communicate(timeout=60)
     assert demo.returncode == (128 + number if number == signal.SIGTERM else 0)
     assert not [process for process in started if process.is_running()]
     assert not list(folder.path.iterdir())
+
+
+@pytest.mark.parametrize("place", range(3), ids=["service", "sandbox", "subscriber"])
+def test_a_port_that_somebody_else_took_meanwhile_is_left_to_them(place: int, tmp_path: Path) -> None:
+    asked = list[int]()
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+
+        def choose(preferred: int) -> int:
+            asked.append(preferred)
+            return somebody.getsockname()[1] if len(asked) == place + 1 else free_port()
+
+        processes = Processes(tmp_path, choose=choose)
+        try:
+            processes.start()
+            assert len(asked) == 6, "once more, all of them"
+            httpx2.get(f"{processes.service}/ready").raise_for_status()
+            httpx2.get(f"{processes.sandbox}/_sandbox/pixverse/ledger").raise_for_status()
+        finally:
+            processes.stop()
+
+
+def test_ports_that_are_always_taken_are_said(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        processes = Processes(tmp_path, choose=lambda _: int(somebody.getsockname()[1]))
+        try:
+            with pytest.raises(DidNotStart, match=r"(?i)address already in use"):
+                processes.start()
+        finally:
+            processes.stop()
