@@ -28,8 +28,7 @@ class Fleet:
     def __init__(self, *, clock: Clock, node: int):
         self._clock, self._node = clock, node
         self._store: Store | None = None
-        self._seats: frozenset[int] = frozenset()
-        self._since: dict[int, float] = {}  # each of them without a break, by the monotonic clock
+        self._seats: dict[int, float] = {}  # and since when each is this node's without a break, by the monotonic clock
         self._giving: list[int] = []  # seats that are not used any more
         self._until = float("-inf")  # of the monotonic clock
         self.shared = False  # whether there was ever another node
@@ -58,7 +57,7 @@ class Fleet:
 
         What this node counted in an earlier time leaves out what others did with it since.
         """
-        return self._since.get(key * SPREAD % SEATS) if self._clock.monotonic() < self._until else None
+        return self._seats.get(key * SPREAD % SEATS) if self._clock.monotonic() < self._until else None
 
     async def join(self, store: Store) -> None:
         """Begin to count among the nodes of this database. Raises `StoreUnavailable`."""
@@ -96,6 +95,5 @@ class Fleet:
     def _have(self, seats: Iterable[int], until: float) -> None:
         """A seat that was renewed before its time was over is still the same: nobody else had it between."""
         now = self._clock.monotonic()
-        before = self._since if now < self._until else {}
-        self._since = {seat: before.get(seat, now) for seat in seats}
-        self._seats, self._until = frozenset(self._since), until
+        before = self._seats if now < self._until else {}
+        self._seats, self._until = {seat: before.get(seat, now) for seat in seats}, until
