@@ -1,7 +1,8 @@
 """The shapes that clients see: one function per kind of object, used by the API and by event bodies."""
 
+import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +16,12 @@ MAX_EVENT_BYTES = 256 * 1024  # serverless receivers cap bodies near this; beyon
 
 Link = Callable[[str, int], str | None]  # the stable URL of a job's output: the job's id, the output's place
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encode = msgspec.json.encode
+_RFC3339 = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}):([0-9]{2})(?:\.([0-9]+))?"
+    r"([Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+)
 
 
 def no_link(job_id: str, place: int) -> None:
@@ -27,16 +33,26 @@ def instant(at: int | None) -> str | None:
     """RFC 3339 in UTC with milliseconds, from milliseconds since 1970."""
     if at is None:
         return None
-    return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (EPOCH + timedelta(milliseconds=at)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def parse_instant(text: str) -> int | None:
-    """Milliseconds since 1970 from an RFC 3339 time with a zone; None where it is none."""
+    """Milliseconds since 1970 from an RFC 3339 time with a zone; None if it is none.
+
+    Its section 5.6: `t` and `z` may be lower case, a space may stand for the T, and a leap second is written :60,
+    which is read as the first moment of the next minute.
+    """
+    found = _RFC3339.fullmatch(text)
+    if found is None:
+        return None
+    date, minute, second, fraction, zone = found.groups()
+    leap = second == "60"
     try:
-        at = datetime.fromisoformat(text)
-        return None if at.tzinfo is None else int(at.astimezone(UTC).timestamp() * 1000)
+        at = datetime.fromisoformat(f"{date}T{minute}:{'59' if leap else second}{zone.upper()}").astimezone(UTC)
+        at += timedelta(seconds=leap)
     except (ValueError, OverflowError):  # in UTC it may be in a year that there is not
         return None
+    return int(at.timestamp()) * 1000 + (0 if leap else int((fraction or "0").ljust(3, "0")[:3]))
 
 
 def output_view(output: Output, stable_url: str | None) -> Json:

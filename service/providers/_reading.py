@@ -1,6 +1,7 @@
 """Reading what providers say, tolerantly: a reply that costs money is never lost to a surprise in its shape."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from decimal import Decimal
@@ -29,14 +30,25 @@ def read_json(body: bytes) -> Any:
     """The decoded body, or None where it is not JSON in UTF-8. Integers keep all their digits.
 
     Halves of surrogate pairs (a prompt cut inside an emoji) become U+FFFD: a reply must not be lost for one.
+    Nor for NaN, Infinity or 1e999, as Python services write them: they are null, so that what is made of a reply is
+    JSON to every reader.
     """
     try:
         text = body.decode()
         if "\\ud" in text or "\\uD" in text:
             text = _ESCAPES.sub(_without_half, text)
-        return json.loads(text)
+        return json.loads(text, parse_constant=_nothing, parse_float=_finite)
     except (ValueError, RecursionError):
         return None
+
+
+def _nothing(_constant: str) -> None:
+    return None
+
+
+def _finite(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
 
 
 # A whole pair, a half of one, or any other escape: read in this order, so that `\\ud83d` in a text stays what it is.

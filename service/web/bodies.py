@@ -179,9 +179,21 @@ def _in_words(kinds: str) -> str:
 
 
 def fingerprint(method: str, path: str, value: Any) -> bytes:
-    """SHA-256 over method, path and the body in canonical form: the order of its keys does not matter."""
-    canonical = msgspec.json.encode(value, order="sorted")
+    """SHA-256 over method, path and the body in canonical form: neither the order of its keys nor how a number is
+    written matters (RFC 8785: 5, 5.0 and 5e0 are one).
+    """
+    canonical = msgspec.json.encode(_plain(value), order="sorted")
     return hashlib.sha256(b"%s %s\n%s" % (method.encode(), path.encode(), canonical)).digest()
+
+
+def _plain(value: Any) -> Any:
+    """With every number that is whole as an integer."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    whole = isinstance(value, float) and abs(value) < 2**63 and value.is_integer()
+    return int(value) if whole else value
 
 
 class _Input(msgspec.Struct):

@@ -88,7 +88,7 @@ def _cursor(text: str) -> int:
 
 
 def _instant(text: str) -> int:
-    at = parse_instant(text.replace(" ", "+"))  # an unencoded + of a zone arrives as a space
+    at = parse_instant(re.sub(r" (?=[0-9]{2}:[0-9]{2}$)", "+", text))  # an unencoded + of a zone arrives as a space
     if at is None:
         raise ValueError("must be an RFC 3339 time with a zone, such as 2026-01-31T12:00:00Z.")
     return at

@@ -97,6 +97,26 @@ def test_the_fingerprint_does_not_depend_on_the_order_of_names(value: Any) -> No
     assert fingerprint("POST", "/v1/jobs", value) != fingerprint("POST", "/v1/jobs", {**value, "more": 1})
 
 
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        ("5", "5.0", "5e0", "50e-1", "5.000"),
+        ("0", "0.0", "-0", "-0.0", "0e7"),
+        ("1000000000000000000", "1e18", "1.0E+18"),
+        ('[1, {"a": 2.0}]', '[1.0, {"a": 2}]'),
+        ('"\\u0061"', '"a"'),
+    ],
+)
+def test_the_fingerprint_does_not_depend_on_how_a_value_is_written(spellings: tuple[str, ...]) -> None:
+    found = {fingerprint("POST", "/v1/jobs", decode(f'{{"input": {text}}}'.encode())) for text in spellings}
+    assert len(found) == 1
+
+
+def test_the_fingerprint_tells_values_apart() -> None:
+    texts = ("5", "6", "5.5", '"5"', "true", "1", "[5]", "9007199254740992", "9007199254740993", "1e300", "null")
+    assert len({fingerprint("POST", "/v1/jobs", decode(f'{{"a": {text}}}'.encode())) for text in texts}) == len(texts)
+
+
 def test_input_keeps_its_bytes() -> None:
     assert raw_input(b'{"a":[1], "input" :  {"id": 12345678901234567890123, "f":1.0}  }') == (
         b'{"id": 12345678901234567890123, "f":1.0}'
