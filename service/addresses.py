@@ -25,8 +25,8 @@ URL_CHARACTERS = 2048
 CUSTOM_HEADERS, HEADER_CHARACTERS = 32, 4096
 INTERFACES_SECONDS = 30.0
 _OPEN_A_NETWORK = (
-    "To reach a receiver on your own machine run `callsheet listen --forward-to URL`; "
-    "an operator opens a network by naming it in CALLSHEET_EGRESS_ALLOW, e.g. 127.0.0.0/8."
+    "An operator opens a network by naming it in CALLSHEET_EGRESS_ALLOW, e.g. 127.0.0.0/8 for a receiver on this"
+    " machine; loopback is open by itself while CALLSHEET_PUBLIC_URL is on loopback."
 )
 _ABSOLUTE = "Give an absolute URL such as https://hooks.example.com/path."
 _PORTS = "Use 443, 80, or one from 1024 to 65535 that no database or cluster is known by."

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any
 from urllib.parse import urlsplit
 
 from msgspec.structs import replace
@@ -10,6 +9,7 @@ from msgspec.structs import replace
 from service import addresses, signatures
 from service.clock import Clock
 from service.errors import Conflict, Invalid, Missing
+from service.filters import checked_filter, matches
 from service.ids import new_id
 from service.models import Announcement, DueDelivery, Endpoint, Event, Job, Target
 from service.sealed import EndpointTarget, Sealed, SigningSecret, live, rotated
@@ -48,22 +48,7 @@ def wants(endpoint: Endpoint, said: Announcement) -> bool:
         named = True
     else:
         named = any(said.type == t or (t.endswith(".*") and said.type.startswith(t[:-1])) for t in endpoint.event_types)
-    return named and all(_same(_value(said.data, path), value) for path, value in endpoint.filter.items())
-
-
-def _same(found: Any, wanted: Any) -> bool:
-    """Equal as JSON: `true` is not 1."""
-    return isinstance(found, bool) is isinstance(wanted, bool) and bool(found == wanted)
-
-
-def _value(data: Any, path: str) -> Any:
-    """The value at a dotted path; a key that itself has dots is found, too, as the longest name that fits."""
-    if not isinstance(data, dict):
-        return None
-    if path in data:
-        return data[path]
-    head, _, rest = path.partition(".")
-    return _value(data.get(head), rest) if rest else None
+    return named and matches(endpoint.filter, said.data)
 
 
 def lane_of(tenant: int, url: str) -> int:
@@ -266,10 +251,11 @@ def checked(given: Json) -> Json:
         settings["timeout_s"] = given["timeout_seconds"]
     if given.get("event_types") is not None:
         settings["event_types"] = _checked_types(given["event_types"])
-    settings["filter"] = settings.get("filter") or {} if "filter" in settings else settings.get("filter")
+    if "filter" in settings:
+        settings["filter"] = checked_filter(settings["filter"] or {})
     if "status" in settings:
         settings["status"] = EndpointStatus(settings["status"])
-    return {name: value for name, value in settings.items() if value is not None or name not in ("filter", "status")}
+    return {name: value for name, value in settings.items() if value is not None or name != "status"}
 
 
 def _checked_types(types: Sequence[str]) -> tuple[str, ...]:

@@ -172,7 +172,7 @@ def test_refusal_of_a_local_address_tells_both_remedies(host: str) -> None:
     with pytest.raises(UrlRefused) as refusal:
         check_url(f"http://{host}:9000/secret", CLOSED)
     assert refusal.value.code == "url_address"
-    assert "CALLSHEET_EGRESS_ALLOW" in refusal.value.detail and "callsheet listen" in refusal.value.detail
+    assert "CALLSHEET_EGRESS_ALLOW" in refusal.value.detail and "CALLSHEET_PUBLIC_URL" in refusal.value.detail
     assert host.strip("[]") not in refusal.value.detail.replace("127.0.0.0/8", "")
     assert isinstance(refusal.value, Refusal) and refusal.value.status == 422
 

@@ -32,6 +32,7 @@ LAYERS: list[set[str]] = [
         "settings",
         "spending",
         "views",
+        "filters",
         "metrics",
     },
     {"egress", "sealed", "providers", "stores", "loops"},

@@ -29,10 +29,12 @@ def described(command: F) -> F:
         (
             click.option("--type", "event_types", multiple=True, help="As job.succeeded or job.*; may be repeated."),
             click.option(
-                "--filter", "filters", type=PAIR, multiple=True, help="Only events whose field has this value."
+                "--filter",
+                "filters",
+                type=PAIR,
+                multiple=True,
+                help="Only events whose field has this value, as status=failed or metadata.order=1042.",
             ),
-            click.option("--format", "format_", help="standard, cloudevents or cloudevents-binary."),
-            click.option("--signature", help="v1, v1a or both."),
             click.option("--header", "headers", type=PAIR, multiple=True, help="Sent with each delivery; write-only."),
             click.option("--rate", type=float, help="Attempts a second, at most."),
             click.option("--timeout-seconds", type=float, help="For one attempt."),
@@ -47,12 +49,16 @@ def _body(given: dict[str, Any]) -> dict[str, Any]:
     """What was given, under the API's names."""
     body = {name: value for name, value in given.items() if value is not None and value != ()}
     if "filters" in body:
-        body["filter"] = typed(body.pop("filters"), param="--filter")
+        body["filter"] = _filter(body.pop("filters"))
     if "headers" in body:
         body["headers"] = dict(body["headers"])
-    if "format_" in body:
-        body["format"] = body.pop("format_")
     return body
+
+
+def _filter(pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    """Metadata has texts: `metadata.order=1042` is compared as one. All else is read as in `submit -f`."""
+    texts = {path: value for path, value in pairs if path.startswith("metadata.")}
+    return texts | typed(((path, value) for path, value in pairs if path not in texts), param="--filter")
 
 
 @command.command()

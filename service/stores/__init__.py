@@ -237,6 +237,10 @@ class Store(Protocol):
 
 
 DIALECTS = {"sqlite": "sqlite", "postgresql": "postgres", "postgres": "postgres"}  # by the URL's scheme
+DRIVER = (
+    "PostgreSQL needs a driver. In the clone: .venv/bin/pip install -e '.[postgres]'; elsewhere install asyncpg where"
+    " callsheet is installed"
+)
 UNFINISHED = "copying"  # the key in `meta` of a database that is not all there yet
 
 
@@ -255,7 +259,7 @@ async def open_store(url: str, *, plan: Plan, clock: Clock, create: bool = True)
     except ModuleNotFoundError as error:
         if error.name != "asyncpg":
             raise
-        raise UnknownDatabase("PostgreSQL needs a driver: pip install 'callsheet[postgres]'") from error
+        raise UnknownDatabase(DRIVER) from error
     store: Store = await module.open_store(url, plan=plan, clock=clock, create=create)
     if await store.meta(UNFINISHED) is not None:
         await store.close()

@@ -21,7 +21,7 @@ import msgspec
 from service.clock import Clock
 from service.errors import CallsheetError, StoreUnavailable
 from service.states import Record
-from service.stores import COPIED_AT, DIALECTS, MOVED_AT, UNFINISHED, UnknownDatabase
+from service.stores import COPIED_AT, DIALECTS, DRIVER, MOVED_AT, UNFINISHED, UnknownDatabase
 
 FIRST_ROWS, MOST_ROWS, BATCH_BYTES = 64, 5_000, 4 << 20  # of a batch; no single row is larger than a request's body
 LOCAL = {"partitions", "lift", "checked_at", MOVED_AT, UNFINISHED}  # keys of `meta` that are of one database alone
@@ -140,7 +140,7 @@ def _dialect(url: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "asyncpg":
             raise
-        raise UnknownDatabase("PostgreSQL needs a driver: pip install 'callsheet[postgres]'") from error
+        raise UnknownDatabase(DRIVER) from error
 
 
 async def copy(source: Source, target: Target, *, prove: Callable[[bytes], None], tell: Tell) -> list[Counted]:

@@ -85,6 +85,9 @@ REMEDIES = _rows(
     ("unknown_field", "A field is not known",
      "Correct its name, which `detail` guesses. Fields inside `input` are never refused for being unknown."),
     ("unknown_parameter", "A query parameter is not known", "Correct its name, which `detail` guesses."),
+    ("unknown_filter", "No event has the field",
+     "Correct the path, which `detail` guesses: a field of the event's `data`, with dots between its steps, such as"
+     " `status`, `error.code` or `metadata.order`."),
     ("bad_cursor", "The cursor is not one of ours", "Take `next_cursor` of the page before, unchanged."),
     ("idempotency_key_reused", "The idempotency key was used with another body",
      "Send the same body to read the job again, or a new key for a new job."),
@@ -105,11 +108,11 @@ REMEDIES = _rows(
     ("file_unreachable", "The provider cannot fetch a file from here",
      "Set CALLSHEET_PUBLIC_URL to an address of this service that the provider can reach, or give a public URL."),
     ("url_address", "The URL's address may not be reached",
-     "Deliveries go to public addresses. An operator opens a private network with CALLSHEET_EGRESS_ALLOW; while"
-     " developing, `callsheet listen` forwards events to this machine."),
+     "Deliveries go to public addresses. An operator opens a private network with CALLSHEET_EGRESS_ALLOW;"
+     " a service whose CALLSHEET_PUBLIC_URL is on loopback delivers to loopback, too."),
     ("url_name", "The URL's host is no public name",
-     "Give a public DNS name. An operator opens a private network with CALLSHEET_EGRESS_ALLOW; while developing,"
-     " `callsheet listen` forwards events to this machine."),
+     "Give a public DNS name. An operator opens a private network with CALLSHEET_EGRESS_ALLOW; a service whose"
+     " CALLSHEET_PUBLIC_URL is on loopback delivers to loopback, too."),
     ("url_scheme", "The URL is not https", "Use https. Plain http goes only to networks in CALLSHEET_EGRESS_ALLOW."),
     ("url_port", "The URL's port is refused", "Use 443, 80, or one from 1024 that no database or cluster has."),
     ("url_host", "The URL's host cannot be read", "Write a DNS name, or an IP address in its plain form."),

@@ -84,6 +84,22 @@ def test_an_endpoint_from_creation_to_deletion(world: World, job: str) -> None:
     assert world.run("endpoints", "get", endpoint).returncode == 1
 
 
+def test_a_filter_compares_metadata_as_submit_sends_it(world: World) -> None:
+    url = f"{world.subscriber}/filtered"
+    made = of(world, "endpoints", "create", url, "--type", "job.processing", "--filter", "metadata.order=1042")
+    assert made["filter"] == {"metadata.order": "1042"}
+    fields = [part for name, value in VIDEO.items() for part in ("-f", f"{name}={value}")]
+    other, ours = (
+        of(world, "submit", "pixverse", "text_to_video", *fields, "--metadata", f"order={order}")["id"]
+        for order in ("1043", "1042")
+    )
+    listed = until(lambda: of(world, "deliveries", "list", "--endpoint", made["id"])["data"])
+    assert [row["job"] for row in listed] == [ours] != [other]
+    refused = world.run("endpoints", "update", made["id"], "--filter", "metdata.order=1042")
+    assert refused.returncode == 1 and "metadata.<name>" in refused.stderr, refused.stderr
+    world.ok("endpoints", "delete", made["id"])
+
+
 def test_a_refused_endpoint_names_the_field(world: World) -> None:
     refused = world.run("endpoints", "create", "ftp://example.com/")
     assert refused.returncode == 1
