@@ -17,6 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from service.errors import CallsheetError, SignatureRefused
+from service.header_lines import lines_of, spellings_of_one, tagged_items
 
 TOLERANCE_S = 300  # both ways; the specification gives no number, every SDK uses this one
 MAX_KEYS = 10  # of one header
@@ -29,9 +30,9 @@ MIN_SECRET_BYTES, MAX_SECRET_BYTES = 23, 75
 
 _ID = re.compile(r"[!-\-/-~]+")  # visible ASCII without the full stop that separates the signed parts
 _TIMESTAMP = re.compile(r"[0-9]{1,12}")
+_TAG = re.compile(r"v[0-9]{1,4}[a-z]{0,4}")
 _SECRET = re.compile(r"(?:(?:v1,)?whsec_)?([A-Za-z0-9+/]+={0,2})")
 _TRIPLES = tuple((f"{name}-id", f"{name}-timestamp", f"{name}-signature") for name in ("webhook", "svix"))
-_NAMES = frozenset(name for triple in _TRIPLES for name in triple)
 
 
 class InvalidSecret(CallsheetError, ValueError):
@@ -132,22 +133,22 @@ def verify(
 ) -> Verified:
     """What a request proves, if any of its signatures is by any of the keys. `now` and `tolerance` are in seconds.
 
-    Header names in any case; a whole `webhook-*` triple, else a whole `svix-*` one, never parts of both.
+    Header names in any case, lines as gateways fold them; a whole `webhook-*` triple, else a whole `svix-*` one, never
+    parts of both. An id or a timestamp that is there twice with two values is a forgery.
     Raises SignatureRefused and nothing else: more than `tolerance` ahead is a forgery; right but more than
     `tolerance` old is the subclass StaleSignature.
     """
     if not keys or not all(keys):
         raise SignatureRefused("there is no key to verify with")
-    event_id, timestamp, signatures = _read_triple(headers)
+    event_ids, timestamp, signatures = _read_triple(headers)
     seconds = int(timestamp)
     if seconds > now + tolerance:
         raise SignatureRefused("timestamp is ahead of us")
-    text = _signed_text(event_id, timestamp, body)
-    items = signatures.encode("ascii").split(b" ")
-    # A list, not a generator: every key is tried, so that the time taken does not tell which one it was.
-    if not any([_recognises(_as_key(key), text, items) for key in keys]):
+    items = [item.encode("ascii") for item in tagged_items(signatures, _TAG)]
+    signed = [event_id for event_id in event_ids if _is_signed(keys, _signed_text(event_id, timestamp, body), items)]
+    if not signed:
         raise SignatureRefused("no signature matches")
-    verified = Verified(event_id, seconds)
+    verified = Verified(signed[0], seconds)
     if seconds < now - tolerance:
         raise StaleSignature(verified)
     return verified
@@ -162,30 +163,27 @@ def verify_ed25519(key: bytes, signature: bytes, text: bytes) -> bool:
     return True
 
 
-def _read_triple(headers: Mapping[str, str]) -> tuple[str, str, str]:
-    found: dict[str, str] = {}
-    for name, value in headers.items():
-        lower = name.lower()
-        if lower in _NAMES:
-            if lower in found:
-                raise SignatureRefused(f"{lower} is there twice")
-            found[lower] = value
+def _read_triple(headers: Mapping[str, str]) -> tuple[tuple[str, ...], str, str]:
     for triple in _TRIPLES:
-        if all(name in found for name in triple):
-            return _check_triple(found[triple[0]], found[triple[1]], found[triple[2]])
+        event_id, timestamp, signatures = (lines_of(headers, name) for name in triple)
+        if event_id is not None and timestamp is not None and signatures is not None:
+            return _check_triple(event_id, timestamp, signatures)
     raise SignatureRefused("a signature header is missing")
 
 
-def _check_triple(event_id: str, timestamp: str, signatures: str) -> tuple[str, str, str]:
+def _check_triple(event_id: str, timestamp: str, signatures: str) -> tuple[tuple[str, ...], str, str]:
+    """The ids that the header may mean, the timestamp, all signatures."""
     if max(len(event_id), len(signatures)) > MAX_HEADER_CHARS:
         raise SignatureRefused("a signature header is too long")
-    if not _ID.fullmatch(event_id):
-        raise SignatureRefused("the id is not visible ASCII without a full stop")
-    if not _TIMESTAMP.fullmatch(timestamp):
-        raise SignatureRefused("the timestamp is not whole seconds")
+    event_ids = tuple(one for one in spellings_of_one(event_id) if _ID.fullmatch(one))
+    if not event_ids:
+        raise SignatureRefused("the id is not visible ASCII without a full stop, or there twice")
+    times = [one for one in spellings_of_one(timestamp) if _TIMESTAMP.fullmatch(one)]
+    if not times:
+        raise SignatureRefused("the timestamp is not whole seconds, or there twice")
     if not signatures.isascii():
         raise SignatureRefused("the signatures are not ASCII")
-    return event_id, timestamp, signatures
+    return event_ids, times[0], signatures
 
 
 def _signed_text(event_id: str, timestamp: str, body: bytes) -> bytes:
@@ -194,6 +192,11 @@ def _signed_text(event_id: str, timestamp: str, body: bytes) -> bytes:
 
 def _as_key(key: bytes | Key) -> Key:
     return HmacKey(key) if isinstance(key, bytes) else key
+
+
+def _is_signed(keys: Sequence[bytes | Key], text: bytes, items: Sequence[bytes]) -> bool:
+    # A list, not a generator: every key is tried, so that the time taken does not tell which one it was.
+    return any([_recognises(_as_key(key), text, items) for key in keys])
 
 
 def _recognises(key: Key, text: bytes, items: Sequence[bytes]) -> bool:

@@ -15,6 +15,7 @@ LAYERS: list[set[str]] = [
     {"facts"},
     {"models"},
     {
+        "header_lines",
         "signatures",
         "retries",
         "addresses",

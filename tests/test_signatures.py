@@ -261,6 +261,12 @@ def test_a_timestamp_more_than_five_minutes_ahead_is_a_forgery():
         {"signature": "v1,a"},
         {"signature": "garbage"},
         {"signature": "v1,AA,BB"},
+        {"signature": SIGNATURE.replace(",", ";")},
+        {"signature": f"{SIGNATURE.removeprefix('v1,')}, v1"},
+        {"id": f"{ID}, {ID}x"},
+        {"id": f"{ID},{ID}x"},
+        {"timestamp": f"{AT}, {AT + 1}"},
+        {"timestamp": f"{AT},{AT + 1}"},
         {"signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OA="},
         {"signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OF="},  # the same bytes, spelled otherwise
         {"signature": SIGNATURE.rstrip("=")},
@@ -270,11 +276,8 @@ def test_a_timestamp_more_than_five_minutes_ahead_is_a_forgery():
         {"signature": SIGNATURE.replace("v1,", "v2,")},
         {"signature": SIGNATURE.replace("v1,", "V1,")},
         {"signature": SIGNATURE.removeprefix("v1,")},
-        {"signature": SIGNATURE.replace(",", ", ")},
-        {"signature": SIGNATURE + "\t"},
         {"signature": SIGNATURE + "\u00e9"},
         {"signature": f"{SIGNATURE} v1,\U0001f600"},
-        {"signature": SIGNATURE + "," + SIGNATURE},
         {"signature": " ".join([f"v1,{OTHER}"] * 10 + [SIGNATURE])},
         {"signature": SIGNATURE + " " * 4096},
     ],
@@ -293,8 +296,11 @@ def test_a_mixture_of_two_families_is_refused(family, other, missing):
     refusal(headers)
 
 
-def test_a_header_given_twice_is_refused():
-    refusal(some_headers() | {"Webhook-Signature": SIGNATURE})
+def test_a_header_given_twice_is_a_list_and_one_of_one_value_is_there_once():
+    assert verify([KEY], some_headers() | {"Webhook-Signature": f"v1,{OTHER}"}, BODY, now=AT) == Verified(ID, AT)
+    assert verify([KEY], some_headers() | {"Webhook-Id": ID}, BODY, now=AT) == Verified(ID, AT)
+    refusal(some_headers() | {"Webhook-Id": f"{ID}x"})
+    refusal(some_headers() | {"Webhook-Timestamp": str(AT + 1)})
 
 
 @pytest.mark.parametrize("keys", [[], [b""], [KEY, b""]])

@@ -14,9 +14,11 @@ from typing import Any
 from urllib.parse import quote_plus
 
 from service.errors import BadRequest, SignatureRefused
+from service.header_lines import items, lines_of, spellings_of_one
 from service.states import Json
 
 CALLBACK_TOLERANCE_S = 300
+SIGNATURES_TRIED = 10  # one is documented; a gateway may have joined several lines
 CALLBACK_FIELDS = 64  # six are documented
 CALLBACK_HEADERS = {
     "webhook-timestamp": re.compile(r"[0-9]{1,12}"),
@@ -27,11 +29,12 @@ CALLBACK_HEADERS = {
 
 def verify(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now: int) -> bool:
     """Whether the callback is fresh. Raises `SignatureRefused` where no secret proves it or it is from the future."""
-    timestamp, nonce, signature = _signed_headers(headers)
-    head = f"{timestamp}\n{nonce}\n".encode()
+    timestamp, nonces, signatures = _signed_headers(headers)
+    heads = [f"{timestamp}\n{nonce}\n".encode() for nonce in nonces]
     # Each is compared in constant time; which reading of the rule fits is no secret.
-    texts = (head + query for query in _queries(body))
-    if not any(hmac.compare_digest(_sign(key, text), signature) for text in texts for key in secrets if key):
+    texts = (head + query for query in _queries(body) for head in heads)
+    made = (_sign(key, text) for text in texts for key in secrets if key)
+    if not any(hmac.compare_digest(one, signature) for one in made for signature in signatures):
         raise SignatureRefused("no secret that we have makes this signature")
     age_s = now - int(timestamp)
     if age_s < -CALLBACK_TOLERANCE_S:
@@ -62,12 +65,17 @@ class Pairs(tuple[tuple[str, Any], ...]):
     __slots__ = ()
 
 
-def _signed_headers(headers: Mapping[str, str]) -> tuple[str, str, bytes]:
-    given = {name.lower(): value for name, value in headers.items()}
-    for name, shape in CALLBACK_HEADERS.items():
-        if not shape.fullmatch(given.get(name, "")):
-            raise SignatureRefused(f"the header {name} is missing or not in its shape")
-    return given["webhook-timestamp"], given["webhook-nonce"], given["webhook-signature"].encode()
+def _signed_headers(headers: Mapping[str, str]) -> tuple[str, Sequence[str], Sequence[bytes]]:
+    """The timestamp, what the nonce may be, and the signatures, of which any may be right."""
+    given = {name: lines_of(headers, name) or "" for name in CALLBACK_HEADERS}
+    found = {name: spellings_of_one(value) for name, value in given.items()}
+    found["webhook-signature"] = tuple(items(given["webhook-signature"])[:SIGNATURES_TRIED])
+    fits = {name: [one for one in found[name] if shape.fullmatch(one)] for name, shape in CALLBACK_HEADERS.items()}
+    for name, values in fits.items():
+        if not values:
+            raise SignatureRefused(f"the header {name} is missing, there twice or not in its shape")
+    signatures = [signature.encode() for signature in fits["webhook-signature"]]
+    return fits["webhook-timestamp"][0], fits["webhook-nonce"], signatures
 
 
 def _sign(secret: str, text: bytes) -> bytes:

@@ -11,11 +11,13 @@ import hashlib
 import json
 import re
 from collections.abc import Generator, Mapping, Sequence
+from itertools import product
 from typing import Any
 from urllib.parse import quote
 
 from service.errors import BadRequest, Invalid, SignatureRefused, Unavailable
 from service.facts import Accepted, JobError, NotFound, NotNow, Refused, StatusVerdict, SubmitVerdict, Unknown, Update
+from service.header_lines import items, lines_of, spellings_of_one
 from service.providers import (
     Asking,
     Call,
@@ -73,6 +75,7 @@ NOT_THE_RESULT = AMBIGUOUS | {401, 402, 403, 429, 502, 503, 504}
 
 AT_SUBMIT = frozenset({"request_id", "status", "queue_position", "logs", "metrics"})
 CALLBACK_TOLERANCE_S = 300
+SIGNATURES_TRIED = 10  # one is documented; a gateway may have joined several lines
 CALLBACK_HEADERS = {
     "x-fal-webhook-request-id": re.compile(r"[!-~]{1,256}"),
     "x-fal-webhook-user-id": re.compile(r"[!-~]{1,256}"),
@@ -189,10 +192,11 @@ class Fal(Provider):
 
         Rule: Ed25519 over request id, user id, timestamp and the body's SHA-256 in hex, joined by line feeds.
         """
-        request_id, user_id, timestamp, signature = _signed_headers(headers)
-        text = f"{request_id}\n{user_id}\n{timestamp}\n{hashlib.sha256(body).hexdigest()}".encode()
+        signatures, timestamp, heads = _signed_headers(headers)
+        texts = [f"{head}\n{timestamp}\n{hashlib.sha256(body).hexdigest()}".encode() for head in heads]
         keys = [key for secret in secrets if (key := _decoded(secret))]
-        if not any(verify_ed25519(key, bytes.fromhex(signature), text) for key in keys):
+        tried = product(keys, [bytes.fromhex(signature) for signature in signatures], texts)
+        if not any(verify_ed25519(*each) for each in tried):
             raise SignatureRefused("no key of fal's made this signature")
         age_s = now - int(timestamp)
         if age_s < -CALLBACK_TOLERANCE_S:
@@ -412,15 +416,21 @@ def _called_back(said: Json, word: str) -> Update:
 # -- callbacks ------------------------------------------------------------------------------------
 
 
-def _signed_headers(headers: Mapping[str, str]) -> list[str]:
-    return [_one_header(headers, name) for name in CALLBACK_HEADERS]
+def _signed_headers(headers: Mapping[str, str]) -> tuple[list[str], str, list[str]]:
+    """The signatures, of which any may be right; the timestamp; what was signed before it, as it may be read."""
+    request_ids, user_ids, times, signatures = (_fitting(headers, name) for name in CALLBACK_HEADERS)
+    return signatures, times[0], [f"{request}\n{user}" for request, user in product(request_ids, user_ids)]
 
 
-def _one_header(headers: Mapping[str, str], wanted: str) -> str:
-    found = [value for name, value in headers.items() if name.lower() == wanted]
-    if len(found) != 1 or not CALLBACK_HEADERS[wanted].fullmatch(found[0]):
+def _fitting(headers: Mapping[str, str], wanted: str) -> list[str]:
+    """What a header says, however its lines were folded. Raises `SignatureRefused` where two lines differ."""
+    given = lines_of(headers, wanted) or ""
+    several = wanted == "x-fal-webhook-signature"
+    found = items(given)[:SIGNATURES_TRIED] if several else spellings_of_one(given)
+    fits = [one for one in found if CALLBACK_HEADERS[wanted].fullmatch(one)]
+    if not fits:
         raise SignatureRefused(f"the header {wanted} is missing, there twice or not in its shape")
-    return found[0]
+    return fits
 
 
 def _public_key(item: Any) -> str | None:
