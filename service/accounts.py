@@ -9,17 +9,13 @@ from service.errors import Conflict, Forbidden, Invalid, Missing, Unauthenticate
 from service.ids import new_id
 from service.models import ApiKey, Tenant
 from service.providers import Provider
+from service.scopes import SCOPES, granted
 from service.sealed import Sealed, SigningSecret, live, rotated
 from service.settings import Settings
 from service.states import DEFAULT_TENANT, Json, Record
 from service.stores import Store
 from service.views import instant
 
-SCOPES = (
-    "jobs:write", "jobs:read", "events:read", "endpoints:read", "endpoints:write", "secrets:write",
-    "providers:read", "credentials:write", "passthrough", "passthrough:account", "metrics", "tick", "admin",
-)  # fmt: skip
-DEFAULT_SCOPES = ("jobs:write", "jobs:read", "events:read", "endpoints:read", "endpoints:write", "providers:read")
 KEY_CACHE_S = 5.0  # a revoked key works no longer than this on another node
 
 
@@ -164,16 +160,14 @@ class Accounts:
         own = self._settings.api_key
         if own is not None and crypto.same(text.encode(), own.reveal().encode()):
             tenant = await self.tenant(DEFAULT_TENANT)
-            scopes = frozenset(SCOPES)
-            return Principal(tenant=tenant.num, tenant_name=tenant.name, key_id="operator", scopes=scopes)
+            return Principal(tenant=tenant.num, tenant_name=tenant.name, key_id="operator", scopes=granted(("admin",)))
         read = crypto.read_api_key(text)
         key = await self._key(read[0]) if read else None
         if read is None or key is None or not crypto.same(key.digest, read[1]):
             raise Unauthenticated("This is not a key of this service, or it was revoked.")
         if key.expires_at is not None and key.expires_at <= self._clock.now():
             raise Unauthenticated("The key has expired; `callsheet keys create` makes a new one.", code="key_expired")
-        scopes = frozenset(SCOPES) if "admin" in key.scopes else frozenset(key.scopes)
-        return Principal(tenant=key.tenant, tenant_name=key.tenant_name, key_id=key.id, scopes=scopes)
+        return Principal(tenant=key.tenant, tenant_name=key.tenant_name, key_id=key.id, scopes=granted(key.scopes))
 
     async def _key(self, lookup: str) -> ApiKey | None:
         now = self._clock.monotonic()

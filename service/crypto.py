@@ -25,6 +25,10 @@ NONCE_BYTES = 12  # random ones are safe up to 2**32 secrets per key (NIST SP 80
 TAG_BYTES = 16  # of a sealed blob, and of a token
 BLOB_VERSION = 1
 MAX_TOKEN_CHARS = 256
+_RESTORE = (
+    "give CALLSHEET_MASTER_KEYS (or, where it is not set, the file <database>.key beside a SQLite database) the keys"
+    " that this database was served with, from where they were kept"
+)
 
 API_KEY_PREFIX = "cs_sk_"
 BODY_CHARS, LOOKUP_CHARS, CHECK_CHARS = 32, 8, 6  # 190 random bits; the part that lists show; CRC-32 in base 62
@@ -107,11 +111,15 @@ class Vault:
         key_id, rest = _split(blob)
         cipher = self._ciphers.get(key_id)
         if cipher is None or len(rest) < NONCE_BYTES + TAG_BYTES:
-            raise WrongMasterKey("a stored secret is sealed under a key that CALLSHEET_MASTER_KEYS does not list")
+            raise WrongMasterKey(
+                f"a stored secret is sealed under the key {key_id!r}, which is not among the master keys: {_RESTORE}"
+            )
         try:
             return cipher.decrypt(rest[:NONCE_BYTES], rest[NONCE_BYTES:], _utf8(row))
         except InvalidTag:
-            raise WrongMasterKey("a stored secret does not open: another key of that id, or it was changed") from None
+            raise WrongMasterKey(
+                f"a stored secret does not open: another key of the id {key_id!r}, or it was changed: {_RESTORE}"
+            ) from None
 
     def needs_rekey(self, blob: bytes) -> bool:
         """Whether the blob is sealed under another key than the first."""

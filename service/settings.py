@@ -82,6 +82,9 @@ class Settings:
     stop_delay: int = knob("2", knobs.whole(0, 15), "seconds", "taking requests after SIGTERM while /ready says no")
     log_level: str = knob("INFO", knobs.level, "level", f"how much is logged: {', '.join(LOG_LEVELS)}")
     providers: dict[str, ProviderSettings] = field(default_factory=dict)
+    given: frozenset[str] = field(
+        default=frozenset(), compare=False
+    )  # the variables that somebody set, of the environment and .env
 
     @property
     def public_is_loopback(self) -> bool:
@@ -120,6 +123,7 @@ def load(environ: Mapping[str, str], dotenv: Path | None = None, *, known_provid
     Raises SettingsError with a sentence for every bad value, unknown CALLSHEET_ variable and unreadable file.
     """
     given = _merge(_read_dotenv(dotenv) if dotenv and dotenv.exists() else {}, environ)
+    names = frozenset(given)
     by_length = sorted(known_providers, key=len, reverse=True)  # else FAL_X_API_KEY would be fal's option x_api_key
     prefixes = {name: f"{PREFIX}{name.upper().replace('-', '_')}_" for name in by_length}
     problems: list[str] = []
@@ -128,7 +132,7 @@ def load(environ: Mapping[str, str], dotenv: Path | None = None, *, known_provid
     problems += [_unknown(name, prefixes.values()) for name in sorted(given)]
     if problems:
         raise SettingsError("\n".join(problems))
-    return Settings(**values, providers=providers)
+    return Settings(**values, providers=providers, given=names)
 
 
 def _merge(dotenv: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
@@ -146,8 +150,8 @@ def _ours(variables: Mapping[str, str]) -> dict[str, str]:
 
 def _read_dotenv(path: Path) -> dict[str, str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    except OSError:
         raise SettingsError(f"{path} cannot be read: make it a readable text file in UTF-8, or remove it.") from None
     return dict(filter(None, (_read_line(line.strip(), f"{path}:{n}") for n, line in enumerate(lines, start=1))))
 
@@ -156,6 +160,8 @@ def _read_line(line: str, place: str) -> tuple[str, str] | None:
     if not re.match(r"(?:export\s+)?CALLSHEET", line):
         return None  # another program's line may be in a form that only it reads
     match = _DOTENV_LINE.fullmatch(line)
+    if not line.isascii() and re.search("[\udc80-\udcff]", line):
+        raise SettingsError(f"{place} is not in UTF-8: write it anew.")
     if match is None:
         raise SettingsError(f"{place} is not NAME=value, or a quote is not closed: mend the line or begin it with #.")
     name, single, double, bare = match.groups()
@@ -206,6 +212,7 @@ def _unknown(name: str, prefixes: Iterable[str]) -> str:
 
 
 def _rows(table: type) -> list[Field[Any]]:
+    """The knobs of a table; its other fields are no settings."""
     return [row for row in fields(table) if "read" in row.metadata]
 
 

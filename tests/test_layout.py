@@ -11,7 +11,7 @@ PACKAGE = ROOT / "service"
 
 # Imports go one way: a module imports its own layer's listed friends and any layer above it in this list.
 LAYERS: list[set[str]] = [
-    {"errors", "clock", "ids", "states"},
+    {"errors", "clock", "ids", "states", "scopes"},
     {"facts"},
     {"models"},
     {

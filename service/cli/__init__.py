@@ -4,6 +4,8 @@ So `callsheet --help` is quick, and `serve` carries neither the sandbox nor the 
 """
 
 import importlib
+import io
+import sys
 from typing import Any
 
 import click
@@ -68,6 +70,13 @@ class Commands(click.Group):
         for title, section in SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl(list(section.items()))
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """What a terminal has no letters for is shown escaped; by itself Python would end with a traceback."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         """An error of ours is a sentence and exit code 2, never a traceback."""

@@ -38,12 +38,12 @@ class Api:
             raise Failed("no API key: set CALLSHEET_API_KEY, or make one with `callsheet keys create --scope admin`")
         import httpx2
 
-        headers = {"Authorization": f"Bearer {settings.api_key.reveal()}"}
+        headers = {"Authorization": f"Bearer {as_header('CALLSHEET_API_KEY', settings.api_key.reveal())}"}
         if tenant is not None:
-            headers["Callsheet-Tenant"] = tenant
+            headers["Callsheet-Tenant"] = as_header("--tenant", tenant)
         # A transport of its own: a proxy of the environment does not know this machine's loopback.
         direct = httpx2.HTTPTransport() if is_here(settings.url) else None
-        self._url = settings.url
+        self._url, self._unnamed = settings.url, "CALLSHEET_URL" not in settings.given
         self._http = httpx2.Client(base_url=settings.url, headers=headers, timeout=TIMEOUT_S, transport=direct)
 
     def close(self) -> None:
@@ -55,6 +55,8 @@ class Api:
         if body is not None:
             more["content"] = json.dumps(body).encode()
             more["headers"] = {"Content-Type": "application/json", **more.get("headers", {})}
+        if self._unnamed:
+            self._recognise()
         return self._read(self._repeated(method, path, PAUSES_S if repeat else (), more))
 
     def get(self, path: str, **more: Any) -> Any:
@@ -72,6 +74,20 @@ class Api:
             params["cursor"] = cursor = reply.get("next_cursor")
             if cursor is None or (not everything and len(rows) >= limit):
                 return {"data": rows, "next_cursor": cursor}
+
+    def _recognise(self) -> None:
+        """Nobody said where the service is: what answers at the default address is asked for its name, without the key.
+
+        Ports such as 8080 are often another program's, which the key is nothing for. Raises `Refused`.
+        """
+        reply = self._send("GET", "/health", {"headers": {"Authorization": ""}})
+        try:
+            known = reply.is_success and json.loads(reply.content).get("service") == "callsheet"
+        except (ValueError, AttributeError):
+            known = False
+        if not known:
+            raise Refused(f"what answers at {self._url} is not Callsheet, and got no key: set CALLSHEET_URL")
+        self._unnamed = False
 
     def _repeated(self, method: str, path: str, pauses: tuple[float, ...], more: Json) -> "httpx2.Response":
         for pause in pauses:
@@ -96,6 +112,8 @@ class Api:
             raise NotReached(f"{self._url} did not answer in time") from None
         except httpx2.TransportError as error:
             raise NotReached(f"the connection to {self._url} broke ({error})") from None
+        except UnicodeError:
+            raise Refused("an argument has characters that are no text in UTF-8: see the terminal's locale") from None
 
     def _read(self, reply: "httpx2.Response") -> Any:
         try:
@@ -104,9 +122,19 @@ class Api:
             said = reply
         if reply.is_success and said is not reply:
             return said
+        if reply.status_code == 401 and isinstance(said, dict):
+            remedy = "give CALLSHEET_API_KEY a key of the service there, or CALLSHEET_URL another address"
+            raise Failed(f"{self._url} does not take this key ({said.get('code', 'HTTP 401')}): {remedy}")
         if isinstance(said, dict) and isinstance(said.get("detail"), str):
             raise Failed(f"{said['detail']} ({said['param']})" if said.get("param") else said["detail"])
         raise Failed(f"{self._url} answered HTTP {reply.status_code}, and not as Callsheet does: see CALLSHEET_URL")
+
+
+def as_header(name: str, value: str) -> str:
+    """A value that a header can carry. Raises `Refused` that names where it came from."""
+    if not value.isascii() or not value.isprintable():
+        raise Refused(f"{name} takes visible ASCII characters only")
+    return value
 
 
 @contextmanager

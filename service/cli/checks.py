@@ -17,13 +17,17 @@ from service.conversation import LEASE_MS, Conversations, Lease
 from service.errors import CallsheetError, LockHeld, Refusal, WrongMasterKey
 from service.facts import NotNow, Unknown
 from service.fleet import TERM_S
+from service.ids import new_id
 from service.providers import Call
 from service.settings import Settings, SettingsError
 from service.states import DEFAULT_TENANT
 from service.stores import open_store
+from service.views import Link
 
 OLD_BACKLOG_MS = 5 * 60_000  # due for longer: no loop runs, or too few
 PUBLIC_S = 5.0
+NOBODYS = new_id("job", 0)  # of a job that there never was
+OWN_LINK = "gone"  # what is said of its output, to a link of this service's own
 
 
 async def examine(settings: Settings, clock: Clock | None = None) -> list[Finding]:
@@ -35,12 +39,12 @@ async def examine(settings: Settings, clock: Clock | None = None) -> list[Findin
         service = await build(settings, own_loops=False, clock=clock, open_database=partial(open_store, create=False))
     except CallsheetError as error:
         check = "master keys" if isinstance(error, WrongMasterKey | SettingsError) else "database"
-        return [*findings, Finding(check, "failed", str(error)), await _public(settings)]
+        return [*findings, Finding(check, "failed", str(error)), await _public(settings, None)]
     try:
         findings += [finding async for finding in storage(service.context.store, settings)]
         if settings.database_path is None:
             findings.append(clocks(service.context.store.clock.now() - clock.now()))
-        findings += [_master_keys(settings), await _public(settings)]
+        findings += [_master_keys(settings), await _public(settings, service.context.link)]
         findings += [finding async for finding in _providers(service)]
         findings += await _paused(service)
         return [*findings, await _backlog(service), await _writers(service)]
@@ -57,22 +61,36 @@ def _master_keys(settings: Settings) -> Finding:
     return Finding("master keys", "ok", f"they open what is stored; keep a copy of {where} where no backup is")
 
 
-async def _public(settings: Settings) -> Finding:
-    """Whether this service answers at its public URL, asked as anybody would."""
+async def _public(settings: Settings, link: Link | None) -> Finding:
+    """Whether this service answers at its public URL, asked as anybody would.
+
+    By a link that only these master keys make, to an output that there is not: another service does not know it.
+    """
     import httpx2
 
     transport = httpx2.AsyncHTTPTransport() if is_here(settings.public_url) else None
     try:
         async with httpx2.AsyncClient(transport=transport, timeout=PUBLIC_S) as http:
-            reply = await http.get(f"{settings.public_url}/health")
-        if reply.status_code == 200 and reply.json().get("status") == "ok":
-            return Finding("public URL", "ok", f"{settings.public_url} is this service")
-        said = f"answers HTTP {reply.status_code}, and not as Callsheet does"
-    except (httpx2.TransportError, ValueError, AttributeError) as error:
+            health = await http.get(f"{settings.public_url}/health")
+            known = health.status_code == 200 and health.json().get("status") == "ok"
+            mine = await http.get(link(NOBODYS, 0) or "") if known and link is not None else None
+            said = _not_this(health.status_code, known, mine.json().get("code") if mine is not None else OWN_LINK)
+    except (httpx2.TransportError, httpx2.InvalidURL, ValueError, AttributeError) as error:
         said = f"does not answer ({error or type(error).__name__}): is `callsheet serve` running?"
+    if said is None:
+        return Finding("public URL", "ok", f"{settings.public_url} is this service")
     # On loopback nobody waits for it: the doctor is often asked before the service is started.
     state = "warning" if settings.public_is_loopback else "failed"
     return Finding("public URL", state, f"{settings.public_url} {said}")
+
+
+def _not_this(status: int, known: bool, code: str | None) -> str | None:
+    """What answers there instead; None where it is this service."""
+    if not known:
+        return f"answers HTTP {status}, and not as Callsheet does: another program has the address or the port"
+    if code == OWN_LINK:
+        return None
+    return "is another service, or has other master keys: compare CALLSHEET_PUBLIC_URL and CALLSHEET_MASTER_KEYS there"
 
 
 async def _providers(service: Service) -> AsyncIterator[Finding]:

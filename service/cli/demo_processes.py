@@ -53,7 +53,7 @@ class Processes:
     @property
     def settings(self) -> Settings:
         """What the command line needs to reach the service."""
-        return Settings(url=self.service, api_key=Secret(self.key))
+        return Settings(url=self.service, api_key=Secret(self.key), given=frozenset({"CALLSHEET_URL"}))
 
     def start(self) -> None:
         """Start all three, and return when each takes requests; on other ports where somebody else was quicker.

@@ -12,6 +12,7 @@ import click
 
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([smhd]?)")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 # What is read as JSON in -f key=value: numbers, true, false, null, and anything quoted or bracketed.
 _JSON = re.compile(r"""-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?|true|false|null|[\[{"].*""", re.DOTALL)
 
@@ -32,13 +33,16 @@ class Duration(click.ParamType[float]):
 
 
 class Since(click.ParamType[str]):
-    """A time in RFC 3339, also given as how long ago it was."""
+    """A time in RFC 3339, also given as how long ago it was, or as a date: its beginning in UTC."""
 
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The time in RFC 3339; what is neither time nor duration is the service's to refuse."""
-        match = _DURATION.fullmatch(value)
+        """The time in RFC 3339; what is none of these is the service's to refuse."""
+        text = " ".join(str(value).lower().split())
+        if _DATE.fullmatch(text):
+            return f"{text}T00:00:00Z"
+        match = _DURATION.fullmatch(text.removesuffix("ago").replace(" ", ""))
         if match is None or not match[2]:
             return str(value)
         ago = timedelta(seconds=float(match[1]) * SECONDS[match[2]])

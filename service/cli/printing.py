@@ -1,6 +1,7 @@
 """What commands print: JSON for scripts, else plain aligned text."""
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,8 +46,9 @@ class Printer:
             click.echo(sentence)
 
     def raw(self, reply: Any) -> None:
-        """JSON on one line."""
-        click.echo(json.dumps(reply, ensure_ascii=False))
+        """JSON on one line; where the terminal has no Unicode, in ASCII, which means the same."""
+        unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        click.echo(json.dumps(reply, ensure_ascii=not unicode))
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

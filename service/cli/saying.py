@@ -1,6 +1,6 @@
 """What `serve` says aloud when it starts: what is reached from where, and what is still missing."""
 
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from service.cli.environment import is_here
 from service.errors import Refusal
@@ -21,10 +21,19 @@ async def facts(context: Context, url: str, *, alone: bool) -> list[str]:
         lines.append("              and providers that are not on this machine cannot call back: they are polled")
         lines += _elsewhere(settings.public_url, url) if alone else []
     lines += await _providers(context)
-    lines.append(f"  database    {settings.database_path or urlsplit(settings.database_url).hostname}")
+    lines.append(f"  database    {settings.database_path or without_password(settings.database_url)}")
     if settings.api_key is None and not await context.store.keys(None):
         lines.append("  keys        none exists yet: `callsheet keys create --name me --scope admin` makes one")
     return lines
+
+
+def without_password(url: str) -> str:
+    """The database's URL as it may be shown: without passwords, which libpq takes from the query, too."""
+    parts = urlsplit(url)
+    user, at, place = parts.netloc.rpartition("@")
+    shown = [pair for pair in parts.query.split("&") if "password" not in unquote(pair).lower()]
+    query = "&".join(filter(None, shown))
+    return f"{parts.scheme}://{user.partition(':')[0]}{at}{place}{parts.path}" + (f"?{query}" if query else "")
 
 
 def restored(jobs: int) -> list[str]:

@@ -45,6 +45,7 @@ class StoppingServer(uvicorn.Server):
         """The stop, but for what uvicorn itself does once the requests had their time: cut them, end the lifespan."""
         self._leave()
         by_hand = signal.SIGINT in self._captured_signals
+        print(self._plan(by_hand), flush=True)
         if not by_hand:
             await self._until(lambda: False, self._delay_s)
         await _let_in(sockets or [])
@@ -53,6 +54,16 @@ class StoppingServer(uvicorn.Server):
         answered = self.server_state.tasks if by_hand else self.server_state.connections
         await self._until(lambda: not answered, REQUESTS_S)
         await super().shutdown(sockets=sockets)
+        print("callsheet stopped: what was not done goes on at the next start, or on another node", flush=True)
+
+    def _plan(self, by_hand: bool) -> str:
+        """What goes on from here."""
+        requests = len(self.server_state.connections)
+        delay = "" if by_hand or not self._delay_s else f" takes requests for {self._delay_s:g} s more,"
+        ended = ", or until Ctrl-C comes again" if by_hand else ""
+        return (
+            f"callsheet stopping:{delay} lets what is under way end ({requests} connections), for 25 s at most{ended}"
+        )
 
     async def _until(self, over: Callable[[], bool], seconds: float) -> None:
         """Wait for it, or so many seconds; a second SIGINT is not kept waiting."""

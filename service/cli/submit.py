@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from service.cli.api import Api, Json, NotReached, calls_api
+from service.cli.api import Api, Json, NotReached, as_header, calls_api
 from service.cli.parameters import DURATION, PAIR, read_json_argument, typed
 from service.cli.printing import Printer, cell, seconds
 
@@ -46,7 +46,8 @@ def command(api: Api, out: Printer, **given: Any) -> None:
     """
     key = given["idempotency_key"] or str(uuid.uuid4())
     # Repeated under the same key where no answer came: that never makes a second job.
-    job = api.call("POST", "/v1/jobs", _body(given), headers={"Idempotency-Key": key}, repeat=True)
+    headers = {"Idempotency-Key": as_header("--idempotency-key", key)}
+    job = api.call("POST", "/v1/jobs", _body(given), headers=headers, repeat=True)
     if not given["wait"]:
         out.said(job, f"{job['id']} {job['status']}")
         return

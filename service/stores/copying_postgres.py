@@ -12,7 +12,7 @@ from service.stores import MOVED_AT, UNFINISHED
 from service.stores.copying import ERASED, MARK, NUMBERED, CopyRefused, Table
 from service.stores.postgres_lost import translated
 from service.stores.postgres_partitions import COLUMN, Partitions
-from service.stores.postgres_pool import CONNECT_S, Pool
+from service.stores.postgres_pool import Pool
 from service.stores.postgres_schema import SHIFT, migrate
 from service.stores.postgres_url import read_url
 
@@ -64,7 +64,9 @@ async def _connect(url: str) -> Any:
     dsn, options = read_url(url)
     try:
         with translated():
-            return await asyncpg.connect(dsn, timeout=CONNECT_S, statement_cache_size=options.statement_cache)
+            return await asyncpg.connect(
+                dsn, timeout=options.connect_timeout, statement_cache_size=options.statement_cache
+            )
     except (asyncpg.InvalidCatalogNameError, asyncpg.InvalidAuthorizationSpecificationError) as error:
         raise CopyRefused(f"PostgreSQL refuses: {error}") from None
 

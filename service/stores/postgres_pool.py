@@ -27,13 +27,12 @@ from service.stores.group_commit import GroupCommit, Outcome, Verb
 from service.stores.postgres_clock import DatabaseClock
 from service.stores.postgres_lost import LOST, RERUN, Busy, lost, translated, unavailable, waited
 from service.stores.postgres_outage import Outage
-from service.stores.postgres_url import read_url
+from service.stores.postgres_url import CONNECT_S, check_encoding, read_url
 
 T = TypeVar("T")
 V = TypeVar("V", bound=Callable[..., Any])
 log = logging.getLogger("callsheet.stores")
 
-CONNECT_S = 5.0
 RUNS = 10  # of one transaction
 SETTLE_S = 15.0  # how long the outcome of a lost COMMIT is asked for; then the caller hears "not now"
 NEWS_EVERY_S = 0.05
@@ -115,10 +114,11 @@ class Pool:
                 max_size=self._size,
                 statement_cache_size=self.options.statement_cache,
                 command_timeout=self._times.statement,
-                timeout=CONNECT_S,
+                timeout=self.options.connect_timeout,
                 connection_class=_Connection,
                 reset=_nothing,  # nothing of ours outlives a transaction; one round trip less
             )
+            check_encoding((await self.fetch("SHOW server_encoding"))[0][0])
             self._at = await self._read_clock(self)
 
     async def close(self) -> None:
@@ -409,7 +409,7 @@ class Pool:
         while True:
             said: object = None
             try:
-                db = await asyncpg.connect(self.dsn, timeout=CONNECT_S, statement_cache_size=0)
+                db = await asyncpg.connect(self.dsn, timeout=self.options.connect_timeout, statement_cache_size=0)
                 try:
                     ended = asyncio.Event()
                     db.add_termination_listener(lambda _, ended=ended: ended.set())

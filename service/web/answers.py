@@ -230,6 +230,7 @@ class File(Struct):
 
 class Health(Struct):
     status: Literal["ok"]
+    service: Annotated[Literal["callsheet"], Meta(description="What answers here, for who looks before it sends a key")]
     version: str
 
 

@@ -160,7 +160,7 @@ ROUTES: tuple[Route, ...] = (
           answer=accounts.tenants, query=PAGE, returns=answers.Tenant, listed=True),
     Route(method="DELETE", path="/v1/tenants/{tenant}", name="deleteTenant", scope="admin", status=204,
           summary="Delete a tenant that owns nothing", answer=accounts.delete_tenant, errors=(409,)),
-    Route(method="GET", path="/v1/callback-secret", name="getCallbackSecret", scope="secrets:write",
+    Route(method="GET", path="/v1/callback-secret", name="getCallbackSecret", scope="secrets:read",
           summary="What signs deliveries to your jobs' callback_url", answer=accounts.callback_secret,
           returns=answers.CallbackSecret),
     Route(method="POST", path="/v1/callback-secret/rotate", name="rotateCallbackSecret", scope="secrets:write",

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType, field
 
-from service.accounts import SCOPES
 from service.endpoints import EVENT_TYPES
+from service.scopes import SCOPES
 from service.states import EndpointStatus, Json, Record
 
 DAY_S = 86_400

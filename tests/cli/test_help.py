@@ -88,7 +88,6 @@ def test_serve_carries_neither_sandbox_nor_demo_nor_their_client() -> None:
         (["submit", "p", "o", "--follow", "4711", "-f", "a=b"], "--follow takes no input"),
         (["jobs", "resolve", "job_1", "guess"], "'guess' is not one of 'adopt', 'fail', 'resubmit'"),
         (["endpoints", "update", "ep_1"], "nothing to change: name an option"),
-        (["keys", "create"], "Missing option '--name'"),
         (["sink", "--fail", "often"], "no mode 'often'"),
         (["copy", "--from", "sqlite:///a.db", "--to", "sqlite:///a.db"], "name the same database"),
         (["copy", "--from", "sqlite:///a.db"], "give either --to URL or --take-back"),

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -17,7 +18,7 @@ from service.models import Cost, Detail
 from service.restoring import settle_copy
 from service.spending import Budget
 from service.states import DeliveryStatus, JobStatus, Source, Work
-from service.stores import COPIED_AT
+from service.stores import COPIED_AT, UnknownDatabase
 from service.stores.migrations import Migration, migrations
 from service.stores.postgres import PostgresStore, open_store
 from service.stores.postgres_pool import Times
@@ -85,6 +86,66 @@ def test_our_options_are_taken_out_of_the_url() -> None:
     assert kept == "postgresql://u:p%40@h:5433/d?sslmode=require"
     assert options == Options(notify=False, pool=9, statement_cache=0)
     assert read_url("postgresql:///d?host=%2Ftmp")[1] == Options()
+
+
+@pytest.mark.parametrize(
+    ("query", "kept", "options"),
+    [
+        ("connect_timeout=10&application_name=shop", "application_name=shop", {"connect_timeout": 10.0}),
+        ("connect_timeout=0", "", {"connect_timeout": 60.0}),
+        ("keepalives=1&keepalives_idle=30&tcp_user_timeout=5000", "", {}),
+        ("options=-c%20search_path%3Dcs", "search_path=cs", {}),
+        ("options=-csearch_path%3Dcs%20--statement-timeout%3D5s", "search_path=cs&statement_timeout=5s", {}),
+        ("client_encoding=UTF8&gssencmode=disable&channel_binding=prefer", "", {}),
+        ("fallback_application_name=a", "application_name=a", {}),
+        ("password=a+b%2Bc&sslmode=require&pool=7", "password=a%2Bb%2Bc&sslmode=require", {"pool": 7}),
+        ("sslmode=disable&sslmode=require", "sslmode=require", {}),
+    ],
+)
+async def test_what_libpq_takes_in_a_url_is_taken(query: str, kept: str, options: dict[str, Any]) -> None:
+    url, read = read_url(f"postgresql://u@h/d?{query}")
+    assert url == "postgresql://u@h/d" + (f"?{kept}" if kept else "")
+    assert read == Options(**options)
+
+
+@pytest.mark.parametrize(
+    ("query", "remedy"),
+    [
+        ("channel_binding=require", "sslmode=verify-full"),
+        ("client_encoding=LATIN1", "UTF-8"),
+        ("gssencmode=require", "sslmode"),
+        ("load_balance_hosts=random", "order"),
+        ("hostaddr=10.0.0.1", "as the host"),
+        ("pgbouncer=true", "CALLSHEET_DATABASE_STATEMENT_CACHE=0"),
+        ("schema=public", "search_path"),
+        ("ssl=true", "sslmode=require"),
+        ("connect_timeout=soon", "seconds"),
+        ("options=search_path", "-csearch_path=NAME"),
+        ("options='", "quote"),
+        ("pool=many", "whole number"),
+        ("notify=yes", "on or off"),
+    ],
+)
+async def test_what_is_not_taken_is_named_with_its_remedy(query: str, remedy: str) -> None:
+    with pytest.raises(UnknownDatabase) as refused:
+        read_url(f"postgresql://u:secret@h/d?{query}")
+    assert f"`{query.partition('=')[0]}`" in str(refused.value)
+    assert remedy in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1", "EUC_JP"])
+async def test_a_database_in_another_encoding_is_refused_at_the_start(encoding: str, tmp_path: Path) -> None:
+    usual = await server.database(tmp_path)
+    parts = urlsplit(usual)
+    name = f"{parts.path[1:]}_{encoding.lower()}"
+    async with aside(usual) as db:
+        await db.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+        try:
+            with pytest.raises(UnknownDatabase, match=f"is in {encoding}.*ENCODING 'UTF8'"):
+                await open_store(parts._replace(path=f"/{name}").geturl(), plan=Real(), clock=SystemClock())
+        finally:
+            await db.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 # -- several nodes

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from service.scopes import DEFAULT_SCOPES
 from service.web import answers
 from tests.web.shapes import has_exactly
 
@@ -62,5 +63,9 @@ async def test_the_callback_secret_is_shown_and_rotated(call: Any) -> None:
     has_exactly(rotated, answers.NewSecret)
     after = await call.ok("GET", "/v1/callback-secret")
     assert after == {"secret": rotated["secret"]} != before
-    key = await call.a_key("secrets:write")
-    assert await call.ok("GET", "/v1/callback-secret", key=key) == after
+    for scope in ("secrets:write", "secrets:read"):
+        key = await call.a_key(scope)
+        assert await call.ok("GET", "/v1/callback-secret", key=key) == after
+    await call.refused(403, "forbidden", "POST", "/v1/callback-secret/rotate", key=key)
+    ordinary = await call.a_key(*DEFAULT_SCOPES)
+    await call.refused(403, "forbidden", "GET", "/v1/callback-secret", key=ordinary)

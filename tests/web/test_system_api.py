@@ -24,7 +24,11 @@ SOURCES = Path(service.__file__).parent
 
 
 async def test_health_needs_no_key(call: Any) -> None:
-    assert await call.ok("GET", "/health", key=None) == {"status": "ok", "version": service.__version__}
+    assert await call.ok("GET", "/health", key=None) == {
+        "status": "ok",
+        "service": "callsheet",
+        "version": service.__version__,
+    }
     assert await call.ok("GET", "/ready", key=None) == {"ready": True}
     assert (await call("HEAD", "/health", key=None)).content == b""
 

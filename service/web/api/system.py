@@ -78,7 +78,7 @@ def _rejected_view(row: RawCallback) -> Json:
 
 
 async def health(call: Call) -> Reply:
-    return json_reply({"status": "ok", "version": __version__})
+    return json_reply({"status": "ok", "service": "callsheet", "version": __version__})
 
 
 async def ready(call: Call) -> Reply:
