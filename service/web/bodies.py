@@ -178,12 +178,27 @@ def _in_words(kinds: str) -> str:
     return " or ".join(_WORDS.get(kind.strip(), kind.strip()) for kind in kinds.split("|"))
 
 
-def fingerprint(method: str, path: str, value: Any) -> bytes:
-    """SHA-256 over method, path and the body in canonical form: neither the order of its keys nor how a number is
-    written matters (RFC 8785: 5, 5.0 and 5e0 are one).
+def fingerprint(method: str, path: str, value: Any, kind: type | None = None) -> bytes:
+    """SHA-256 over method, path and the body in canonical form.
+
+    Neither the order of its keys matters, nor how a number is written (RFC 8785: 5, 5.0 and 5e0 are one), nor whether
+    a field of `kind` is left out or has its default.
     """
+    defaults = _defaults(kind) if kind is not None else {}
+    if defaults:
+        value = {name: item for name, item in value.items() if name not in defaults or item != defaults[name]}
     canonical = msgspec.json.encode(_plain(value), order="sorted")
     return hashlib.sha256(b"%s %s\n%s" % (method.encode(), path.encode(), canonical)).digest()
+
+
+@cache
+def _defaults(kind: type) -> Json:
+    """Of the fields that may be left out."""
+    given = {field.name: field for field in msgspec.structs.fields(kind) if not field.required}
+    return {
+        name: field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+        for name, field in given.items()
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -76,7 +76,7 @@ async def _read(call: Call, path: str) -> None:
     if route.limit is not None:
         check_size(call.raw, route.limit(call.context, value))
     call.body = checked(value, route.body)
-    call.fingerprint = fingerprint(route.method, path, value)
+    call.fingerprint = fingerprint(route.method, path, value, route.body)
 
 
 def headers_of(raw: Sequence[tuple[bytes, bytes]]) -> Mapping[str, str]:

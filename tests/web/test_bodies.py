@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from service.errors import BadRequest, Invalid, TooLarge
 from service.web.bodies import MAX_DEPTH, decode, fingerprint, raw_input, read_body
 from service.web.problems import TooSlow
+from service.web.schemas import CreateJob
 
 
 def receiving(*messages: dict[str, Any]) -> Any:
@@ -110,6 +111,15 @@ def test_the_fingerprint_does_not_depend_on_the_order_of_names(value: Any) -> No
 def test_the_fingerprint_does_not_depend_on_how_a_value_is_written(spellings: tuple[str, ...]) -> None:
     found = {fingerprint("POST", "/v1/jobs", decode(f'{{"input": {text}}}'.encode())) for text in spellings}
     assert len(found) == 1
+
+
+def test_the_fingerprint_does_not_depend_on_whether_a_default_is_written() -> None:
+    plain = {"provider": "p", "operation": "o", "input": {"a": None}}
+    written = {**plain, "metadata": {}, "callback_url": None, "deadline_seconds": None, "provider_job_id": None}
+    assert fingerprint("POST", "/v1/jobs", plain, CreateJob) == fingerprint("POST", "/v1/jobs", written, CreateJob)
+    others = ({**plain, "metadata": {"a": ""}}, {**plain, "input": {}}, {**plain, "deadline_seconds": 1})
+    for other in others:
+        assert fingerprint("POST", "/v1/jobs", plain, CreateJob) != fingerprint("POST", "/v1/jobs", other, CreateJob)
 
 
 def test_the_fingerprint_tells_values_apart() -> None:
