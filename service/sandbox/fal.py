@@ -1,31 +1,43 @@
-"""fal: a queue for any model, a callback URL per request, Ed25519 with keys served as a JWKS."""
+"""fal: a queue for any model, a callback URL per request, Ed25519 with keys served as a JWKS.
+
+Its other hosts are below their names: `/fal/fal.run/<model>` answers with the result itself, `/fal/api.fal.ai/v1` lists
+requests and prices.
+"""
 
 import base64
 import hashlib
 import random
+import re
 import secrets
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, ClassVar
 
+import anyio
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
+from service.sandbox import fal_platform as platform
 from service.sandbox import fal_views as views
 from service.sandbox.accounts import Account
 from service.sandbox.callbacks import Callback
 from service.sandbox.faults import Probability
-from service.sandbox.jobs import Job, Submit, Target
-from service.sandbox.provider import Provider
+from service.sandbox.jobs import Job, Phase, Submit, Target
+from service.sandbox.provider import LOOK_S, Provider
 from service.sandbox.replies import Json, media_file
 
 PRICE = 1  # it bills by the model; the sandbox counts requests
 # Ten tries after the first, within two hours.
 CALLBACK_RETRY_S = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 2700.0)
 FALSE_URL = "https://media.example.test/forged.png"
+START_TIMEOUTS = ("x-fal-request-start-timeout", "x-fal-request-timeout")  # the second is its older name
+SHORTEST_START_S = 0.1
+PRIORITIES = ("normal", "low")
+ANY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 
 
 class FalAccount(Account):
@@ -35,6 +47,11 @@ class FalAccount(Account):
     gateway_differs: Probability = 0.25  # how many were repeated inside fal, and have two ids
     payload_unwritable: Probability = 0.0  # how many callbacks say OK without a payload
     status_tells_error: bool = True
+    models: tuple[str, ...] = ()  # those that there are; every one where none is named
+    list_shows_open: bool = False  # whether the list has requests that are not over; the documents do not say
+    stores_payloads: bool = True  # else results end, and the list has no inputs and outputs
+    result_life_s: float = 3600.0
+    large_result_life_s: float = 360.0  # of a result of 10 KB or more
     key_generation: int = 1  # raise it to have other keys sign; those of the last generation are served, too
 
 
@@ -52,17 +69,27 @@ class Fal(Provider):
         super().reset()
         self.signers: dict[int, Ed25519PrivateKey] = getattr(self, "signers", {})
         self.called: set[str] = set()
+        self.order: list[Job] = []
 
     def routes(self) -> list[BaseRoute]:
         """The documented calls, the keys, and the files that outputs point to. Any other POST is a submit."""
-        one = "/{owner}/{app}/requests/{id}"
+        one = "/{app:path}/requests/{id}"
         return [
             Route("/.well-known/jwks.json", self.jwks),
             Route("/media/{id}.{kind}", media_file),
+            Route("/api.fal.ai/v1/models/requests/by-endpoint", self.requests),
+            Route("/api.fal.ai/v1/models/pricing", self.prices),
+            Route("/api.fal.ai/v1/models/pricing/estimate", self.estimate, methods=["POST"]),
+            Route("/api.fal.ai/{path:path}", self.elsewhere, methods=ANY_METHOD),
+            Route("/fal.run/{model:path}", self.run, methods=["POST"]),
+            Route(f"{one}/status/stream", self.status_stream),
             Route(f"{one}/status", self.status),
             Route(f"{one}/cancel", self.cancel_request, methods=["PUT"]),
             Route(one, self.response),
+            Route(f"{one}/{{rest:path}}", self.elsewhere, methods=ANY_METHOD),
+            Route(one, self.wrong_method, methods=["POST", "PUT", "PATCH", "DELETE"]),
             Route("/{model:path}", self.submit, methods=["POST"]),
+            Route("/{model:path}", self.wrong_method, methods=["GET", "PUT", "PATCH", "DELETE"]),
         ]
 
     def refusal(self, code: str) -> Response:
@@ -85,15 +112,31 @@ class Fal(Provider):
 
     async def submit(self, request: Request) -> Response:
         """Submit."""
+        job = await self.taken(request)
+        if isinstance(job, Response):
+            return job
+        return await self.answer(job, about(job, Json(views.accepted(job, self.position(job)))))
+
+    async def run(self, request: Request) -> Response:
+        """The result itself, once it is there: the host fal.run."""
+        job = await self.taken(request)
+        if isinstance(job, Response):
+            return job
+        await self.until_over(job)
+        return await self.answer(job, about(job, views.result(job, Phase.DONE)))
+
+    async def taken(self, request: Request) -> Job | Response:
+        """The request that a POST to a model makes, or why it makes none."""
         if refused := self.not_allowed(request) or self.injected_refusal():
             return refused
         body, model = await request.body(), request.path_params["model"].strip("/")
-        if "/" not in model or "/requests/" in model:
-            return views.failure(404, f"Path /{model} not found")
+        if views.app_of(model) is None or (self.account.models and model not in self.account.models):
+            return views.failure(404, f"Application '{model}' not found")
         if refused := self.refused(request, body):
             return refused
         job = self.accept(self.submit_of(request, body, model))
-        return await self.answer(job, Json(views.accepted(job, self.position(job))))
+        self.order.append(job)
+        return job
 
     def refused(self, request: Request, body: bytes) -> Response | None:
         """What is wrong with a submit, the account included."""
@@ -105,6 +148,8 @@ class Fal(Provider):
             return views.invalid(["body", "prompt"], "Field required")
         if not views.is_url(request.query_params.get("fal_webhook", "https://x.test")):
             return views.invalid(["query", "fal_webhook"], "Input should be a valid URL")
+        if refused := wrong_header(request):
+            return refused
         if self.account.credits < PRICE:
             return self.refusal("403")
         return None if self.has_room() else self.refusal("429")
@@ -113,6 +158,7 @@ class Fal(Provider):
         """The submit, with what its status will show."""
         request_id, url = str(uuid.uuid4()), request.query_params.get("fal_webhook")
         repeated = self.dice.strikes("gateway_differs", self.account.gateway_differs)
+        timeout = start_timeout(request)
         return Submit(
             job_id=request_id,
             operation="queue",
@@ -121,11 +167,14 @@ class Fal(Provider):
             cost=PRICE,
             origin=self.origin(request),
             details={
-                "app": "/".join(model.split("/")[:2]),
+                "model": model,
+                "app": views.app_of(model),
                 "makes": views.makes_of(model),
+                "stored": self.account.stores_payloads and request.headers.get("x-fal-store-io") != "0",
                 "gateway_request_id": str(uuid.uuid4()) if repeated else request_id,
             },
             target=Target(url=url, secret="") if url else None,
+            start_within_s=float(timeout) if timeout is not None else None,
         )
 
     def position(self, job: Job) -> int:
@@ -139,23 +188,56 @@ class Fal(Provider):
         if refused := self.not_allowed(request):
             return refused
         job = self.jobs.get(request.path_params["id"])
-        app = f"{request.path_params['owner']}/{request.path_params['app']}"
-        return job if job is not None and job.submit.details["app"] == app else views.failure(404, "Request not found")
+        known = job is not None and job.submit.details["app"] == request.path_params["app"]
+        return job if job is not None and known else views.failure(404, "Request not found")
 
     async def status(self, request: Request) -> Response:
         """Status."""
         job = self.asked(request)
-        if isinstance(job, Response):
-            return job
+        return job if isinstance(job, Response) else self.status_of(job, request)
+
+    def status_of(self, job: Job, request: Request) -> Response:
+        """What the status says now."""
         logs = request.query_params.get("logs") in ("1", "true")
         told = self.account.status_tells_error
         where = self.position(job)
-        return views.status(job, self.phase(job), self.now(), position=where, logs=logs, tells_error=told)
+        phase = self.phase(job)
+        return about(job, views.status(job, phase, self.now(), position=where, logs=logs, tells_error=told))
+
+    async def status_stream(self, request: Request) -> Response:
+        """The status again and again, as server-sent events, until it is over."""
+        job = self.asked(request)
+        if isinstance(job, Response):
+            return job
+
+        async def told() -> AsyncIterator[bytes]:
+            last = b""
+            while True:
+                over = job.phase(self.now()) is Phase.DONE
+                said = bytes(self.status_of(job, request).body)
+                if said != last:
+                    yield b"data: " + said + b"\n\n"
+                if over and b'"COMPLETED"' in said:
+                    return
+                last = said
+                await anyio.sleep(LOOK_S)
+
+        return about(job, StreamingResponse(told(), media_type="text/event-stream"))
 
     async def response(self, request: Request) -> Response:
         """Result."""
         job = self.asked(request)
-        return job if isinstance(job, Response) else views.result(job, job.phase(self.now()))
+        if isinstance(job, Response):
+            return job
+        return about(job, views.result(job, job.phase(self.now()), expired=self.expired(job)))
+
+    def expired(self, job: Job) -> bool:
+        """Whether a result is kept no longer: its life depends on its size, where payloads are not stored."""
+        if job.submit.details["stored"] or job.outcome in views.FAILURES:
+            return False
+        large = len(msgspec.json.encode(views.payload(job))) >= views.LARGE_BYTES
+        life = self.account.large_result_life_s if large else self.account.result_life_s
+        return self.now() >= job.finished_at + life
 
     async def cancel_request(self, request: Request) -> Response:
         """Cancel."""
@@ -163,10 +245,45 @@ class Fal(Provider):
         if isinstance(job, Response):
             return job if job.status_code == 401 else Json({"status": "NOT_FOUND"}, status_code=404)
         if not self.cancel(job):
-            return Json({"status": "ALREADY_COMPLETED"}, status_code=400)
+            return about(job, Json({"status": "ALREADY_COMPLETED"}, status_code=400))
         if job.submit.target is not None:
             self.callbacks.later(0.0, lambda: self.call_back(job))
-        return Json({"status": "CANCELLATION_REQUESTED"}, status_code=202)
+        return about(job, Json({"status": "CANCELLATION_REQUESTED"}, status_code=202))
+
+    # -- the other host, and no place at all --
+
+    async def requests(self, request: Request) -> Response:
+        """The list of requests."""
+        shows_open = self.account.list_shows_open
+        return self.of_platform(
+            request, lambda: platform.listed(self.order, request.query_params, self.now(), shows_open=shows_open)
+        )
+
+    async def prices(self, request: Request) -> Response:
+        """The price of a unit."""
+        return self.of_platform(request, lambda: platform.prices(request.query_params))
+
+    async def estimate(self, request: Request) -> Response:
+        """The price of so many units."""
+        body = await request.body()
+        return self.of_platform(request, lambda: platform.estimate(body))
+
+    def of_platform(self, request: Request, answer: Callable[[], Response]) -> Response:
+        """The answer, to who may have it and asks for what can be."""
+        if self.not_allowed(request):
+            return platform.failure(401, "authorization_error", "Authentication is required.")
+        try:
+            return answer()
+        except platform.BadQuery as problem:
+            return platform.invalid(problem)
+
+    async def elsewhere(self, request: Request) -> Response:
+        """404 in fal's shape."""
+        return views.failure(404, "Not Found")
+
+    async def wrong_method(self, request: Request) -> Response:
+        """405 in fal's shape."""
+        return views.failure(405, "Method Not Allowed")
 
     # -- callbacks --
 
@@ -202,6 +319,27 @@ class Fal(Provider):
             taken=lambda status, text: 200 <= status < 300,
             retry_s=self.callback_schedule(),
         )
+
+
+def about(job: Job, reply: Response) -> Response:
+    """The reply, with the id of the request that it is about."""
+    reply.headers["x-fal-request-id"] = job.id
+    return reply
+
+
+def start_timeout(request: Request) -> str | None:
+    """Within how many seconds the work must start, as its client says it."""
+    return next((request.headers[name] for name in START_TIMEOUTS if name in request.headers), None)
+
+
+def wrong_header(request: Request) -> Response | None:
+    """422 for a header with a value that cannot be."""
+    given = start_timeout(request)
+    if given is not None and not (SECONDS.fullmatch(given) and float(given) > SHORTEST_START_S):
+        return views.invalid(["header", START_TIMEOUTS[0]], f"Input should be greater than {SHORTEST_START_S}")
+    if request.headers.get("x-fal-queue-priority", "normal") not in PRIORITIES:
+        return views.invalid(["header", "x-fal-queue-priority"], "Input should be 'normal' or 'low'")
+    return None
 
 
 def forged(shown: dict[str, Any]) -> dict[str, Any]:

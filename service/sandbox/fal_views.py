@@ -1,5 +1,6 @@
 """fal's shapes: the queue's replies, what models give, and errors."""
 
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,13 +25,25 @@ FAILURES = {
         },
     ),
     Outcome.CANCELED: (499, "client_cancelled", {"detail": "Request was cancelled"}),
+    Outcome.ABORTED: (504, "request_timeout", {"detail": "Request timed out before it was started"}),
 }
+OLD_ID = re.compile(r"^([0-9]+)-([A-Za-z0-9-]+)$")  # 123-name is 123/name
+NAMESPACES = frozenset({"workflows", "comfy"})  # the apps in one have three path parts
+LARGE_BYTES = 10_240  # from which on a result is kept for a shorter time
 # What a model makes, by a word of its path; images where nothing tells.
 MAKES = {
     "words": ("llm", "whisper", "chat"),
     "video": ("video", "kling", "veo"),
     "audio": ("audio", "music", "speech"),
     "model_3d": ("3d", "mesh", "trellis"),
+}
+# What a model of each kind is billed by, how much of it one request takes, and the price of a unit.
+BILLED = {
+    "images": ("image", "1", 0.025),
+    "video": ("second", "5", 0.0375),
+    "audio": ("second", "30", 0.0013),
+    "words": ("request", "1", 0.01),
+    "model_3d": ("request", "1", 0.02),
 }
 
 
@@ -55,8 +68,16 @@ def makes_of(model: str) -> str:
     return next((makes for makes, words in MAKES.items() if any(word in model for word in words)), "images")
 
 
+def app_of(model: str) -> str | None:
+    """The app of a model's path: its first two parts, three in a namespace; None where it has not so many."""
+    parts = OLD_ID.sub(r"\1/\2", model).split("/")
+    wanted = 3 if parts[0] in NAMESPACES else 2
+    named = len(parts) >= wanted and all(parts) and "requests" not in parts
+    return "/".join(parts[:wanted]) if named else None
+
+
 def places(job: Job) -> dict[str, str]:
-    """The request's URLs: below the model's first two parts, whatever its path has beside them."""
+    """The request's URLs: below its app, whatever the model's path has beside it."""
     url = f"{job.submit.origin}/{job.submit.details['app']}/requests/{job.id}"
     return {"response_url": url, "status_url": f"{url}/status", "cancel_url": f"{url}/cancel"}
 
@@ -77,10 +98,14 @@ def status(job: Job, phase: Phase, now: float, *, position: int, logs: bool, tel
         return Json({"status": "IN_PROGRESS", **said}, status_code=202)
     said["metrics"] = {"inference_time": round(job.finished_at - job.started_at, 6)}
     if tells_error and job.outcome in FAILURES:
-        code, kind, _ = FAILURES[job.outcome]
-        canceled = job.outcome is Outcome.CANCELED
-        said |= {"error": "Request was cancelled" if canceled else f"Invalid status code: {code}", "error_type": kind}
+        said |= {"error": error_of(job), "error_type": FAILURES[job.outcome][1]}
     return Json({"status": "COMPLETED", **said})
+
+
+def error_of(job: Job) -> str:
+    """How the status and the callback word a failure."""
+    code, _, _ = FAILURES[job.outcome]
+    return "Request was cancelled" if job.outcome is Outcome.CANCELED else f"Invalid status code: {code}"
 
 
 def logs_of(job: Job, now: float) -> list[dict[str, str]]:
@@ -89,14 +114,24 @@ def logs_of(job: Job, now: float) -> list[dict[str, str]]:
     return [{"message": line, "level": "INFO", "source": "USER", "timestamp": rfc3339(min(now, job.finished_at))}]
 
 
-def result(job: Job, phase: Phase) -> Json:
-    """What the model gave, or why it gave nothing."""
+def result(job: Job, phase: Phase, *, expired: bool = False) -> Json:
+    """What the model gave, or why it gave nothing. What it answers once a result has expired is not documented."""
     if phase is not Phase.DONE:
         return failure(400, "Request is still in progress")
+    if expired:
+        return failure(404, "Request result not found")
     if job.outcome not in FAILURES:
-        return Json(payload(job))
+        return Json(payload(job), headers={"X-Fal-Billable-Units": units_of(job)})
     code, kind, said = FAILURES[job.outcome]
-    return Json(said, status_code=code, headers={"X-Fal-Error-Type": kind})
+    headers = {"X-Fal-Error-Type": kind}
+    if job.outcome is Outcome.ABORTED:
+        headers["X-Fal-Request-Timeout-Type"] = "user"
+    return Json(said, status_code=code, headers=headers)
+
+
+def units_of(job: Job) -> str:
+    """What is billed, in the unit of the model's price."""
+    return "0" if job.outcome in FAILURES else BILLED[job.submit.details["makes"]][1]
 
 
 def payload(job: Job) -> dict[str, Any]:
@@ -124,10 +159,8 @@ def callback_body(job: Job, *, unwritable: bool) -> dict[str, Any]:
     """The callback of a finished request."""
     ids = {"request_id": job.id, "gateway_request_id": job.submit.details["gateway_request_id"]}
     if job.outcome in FAILURES:
-        code, _, said = FAILURES[job.outcome]
-        canceled = job.outcome is Outcome.CANCELED
-        error = "Request was cancelled" if canceled else f"Invalid status code: {code}"
-        return {**ids, "status": "ERROR", "error": error, "payload": None if canceled else said}
+        said = None if job.outcome is Outcome.CANCELED else FAILURES[job.outcome][2]
+        return {**ids, "status": "ERROR", "error": error_of(job), "payload": said}
     if unwritable:
         why = "Response payload is not JSON serializable. Fetch the response URL to get the result."
         return {**ids, "status": "OK", "payload": None, "payload_error": why}

@@ -28,6 +28,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
     MODERATED = "moderated"
     CANCELED = "canceled"
+    ABORTED = "aborted"  # given up before it started, by a time limit of its client's
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +50,8 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True):
     details: dict[str, Any]
     target: Target | None = None
     immediate: bool = False
+    start_within_s: float | None = None  # else it is given up
+    end_within_s: float | None = None  # else it is canceled, or given up where it has not started
 
 
 class Job(msgspec.Struct, kw_only=True):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
+import anyio
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,6 +15,8 @@ from service.sandbox.accounts import Account, Number, changed
 from service.sandbox.callbacks import Callback, CallbackSender
 from service.sandbox.faults import Dice, Faults
 from service.sandbox.jobs import QUEUED_SHARE, Job, JobBoard, LedgerRow, Outcome, Phase, Submit, Target
+
+LOOK_S = 0.05  # how often somebody who waits looks again
 
 
 class Provider:
@@ -47,7 +50,11 @@ class Provider:
         raise NotImplementedError
 
     def finished(self, job: Job) -> None:
-        """Called once for each job that has finished, e.g. to give credits back."""
+        """Called once for each job that has finished. What was given up before it started is not charged."""
+        if job.outcome is Outcome.ABORTED:
+            self.account.credits = plain(self.account.credits + job.submit.cost)
+            row = next(row for row in reversed(self.ledger) if row.provider_job_id == job.id)
+            row.charged = 0
 
     # -- a submit --
 
@@ -85,7 +92,7 @@ class Provider:
         now, plan = self.now(), self.faults
         first = submit.target is not None and self.dice.strikes("callback.before_reply", plan.callback.before_reply)
         duration = 0.0 if submit.immediate or first else self.dice.between("duration_s", plan.duration_s)
-        return Job(
+        job = Job(
             submit=submit,
             accepted_at=now,
             started_at=now + duration * QUEUED_SHARE,
@@ -93,6 +100,8 @@ class Provider:
             outcome=self._outcome(),
             calls_back_first=first,
         )
+        limit_times(job)
+        return job
 
     def _outcome(self) -> Outcome:
         if self.dice.strikes("fail", self.faults.fail):
@@ -111,6 +120,15 @@ class Provider:
         return reply if status is None else replies.gateway_page(int(status))
 
     # -- a job's course --
+
+    async def until_over(self, job: Job, seconds: float = float("inf")) -> None:
+        """Wait for its end, so many seconds at most; somebody may cancel it meanwhile."""
+        latest = self.now() + seconds
+        while True:
+            left = min(job.finished_at, latest) - self.now()
+            if left <= 0:
+                return
+            await anyio.sleep(min(left, LOOK_S))
 
     def phase(self, job: Job) -> Phase:
         """The phase that a status read shows; `status_regress` shows a finished job as unfinished."""
@@ -191,6 +209,19 @@ class Provider:
         """The registered URLs, and what became of the callbacks."""
         registered = [{"webhook_id": key, "url": target.url} for key, target in self.targets.items()]
         return {"registered": registered, **self.callbacks.view()}
+
+
+def limit_times(job: Job) -> None:
+    """End it where its client's time limits would."""
+    starts, ends = (
+        float("inf") if limit is None else job.accepted_at + limit
+        for limit in (job.submit.start_within_s, job.submit.end_within_s)
+    )
+    if job.started_at > min(starts, ends):
+        job.started_at = job.finished_at = min(starts, ends)
+        job.outcome = Outcome.ABORTED
+    elif job.finished_at > ends:
+        job.finished_at, job.outcome = ends, Outcome.CANCELED
 
 
 class Registration(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

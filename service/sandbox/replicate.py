@@ -5,15 +5,16 @@ import hashlib
 import hmac
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any, ClassVar
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute, Match, Route
 
+from service.sandbox import replicate_library as library
 from service.sandbox import replicate_views as views
 from service.sandbox.accounts import Account
 from service.sandbox.callbacks import Callback
@@ -26,6 +27,7 @@ PRICE = 1  # it bills by the second; the sandbox counts predictions
 CALLBACK_RETRY_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 FALSE_URL = "https://media.example.test/forged.png"
 LARGEST_PAGE = 100
+ANY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE", "QUERY"]
 
 
 class ReplicateAccount(Account):
@@ -36,6 +38,7 @@ class ReplicateAccount(Account):
     data_life_s: float = 3600.0
     list_shows_webhook: bool = True  # the documents do not say whether it does
     page_size: int = LARGEST_PAGE
+    models: tuple[str, ...] = ()  # those that there are, deployments too; every one where none is named
 
 
 class Replicate(Provider):
@@ -54,10 +57,11 @@ class Replicate(Provider):
         self.account.webhook_secret = self.first_secret
         self.order: list[Job] = []
         self.called: set[str] = set()
+        self.files: dict[str, library.File] = {}
 
     def routes(self) -> list[BaseRoute]:
         """The documented calls, and the files that outputs point to."""
-        named = "{owner}/{model}/predictions"
+        named, model = "{owner}/{model}/predictions", "/v1/models/{owner}/{model}"
         return [
             Route("/v1/predictions", partial(self.submit, "prediction"), methods=["POST"]),
             Route("/v1/predictions", self.predictions),
@@ -67,7 +71,23 @@ class Replicate(Provider):
             Route("/v1/predictions/{id}/cancel", self.cancel_prediction, methods=["POST"]),
             Route("/v1/account", self.whose),
             Route("/v1/webhooks/default/secret", self.secret),
+            Route("/v1/streams/{id}", self.stream),
+            Route("/v1/models", self.models, methods=["GET", "QUERY"]),
+            Route(model, self.model),
+            Route(f"{model}/versions", self.versions),
+            Route(f"{model}/versions/{{version}}", self.version),
+            Route("/v1/deployments", self.deployments),
+            Route("/v1/deployments/{owner}/{name}", self.deployment),
+            Route("/v1/collections", self.collections),
+            Route("/v1/collections/{slug}", self.collection),
+            Route("/v1/hardware", self.hardware),
+            Route("/v1/trainings", self.trainings),
+            Route("/v1/files", self.upload, methods=["POST"]),
+            Route("/v1/files", self.listed_files),
+            Route("/v1/files/{id}", self.one_file, methods=["GET", "DELETE"]),
+            Route("/v1/files/{id}/download", self.download),
             Route("/media/{id}.{kind}", self.media),
+            Route("/{path:path}", self.elsewhere, methods=ANY_METHOD),
         ]
 
     def refusal(self, code: str) -> Response:
@@ -91,15 +111,33 @@ class Replicate(Provider):
             fields = msgspec.json.decode(body, type=dict[str, Any])
         except msgspec.DecodeError:
             fields = {}
-        if problems := views.problems_of(fields, versioned=operation == "prediction"):
-            return views.invalid(problems)
+        if refused := self.refused(request, fields, versioned=operation == "prediction"):
+            return refused
         if self.account.credits < PRICE:
             return self.refusal("402")
         if not self.has_room():
             return self.refusal("429")
         job = self.accept(self.submit_of(request, body, fields, operation=operation))
         self.order.append(job)
+        await self.until_over(job, views.wait_of(request.headers.get("prefer", "")))
         return await self.answer(job, Json(self.view(job, job.phase(self.now())), status_code=201))
+
+    def refused(self, request: Request, fields: dict[str, Any], *, versioned: bool) -> Response | None:
+        """What is wrong with a submit, by what it says and by what there is."""
+        if problems := views.problems_of(fields, versioned=versioned):
+            return views.invalid(problems)
+        try:
+            views.cancel_after(request.headers.get("cancel-after"))
+        except ValueError as problem:
+            return views.failure(400, what=str(problem))
+        if versioned and not views.names_version(fields["version"]):
+            return views.no_such_version()
+        named = f"{request.path_params.get('owner')}/{request.path_params.get('model')}"
+        return None if versioned or self.has_model(named) else views.failure(404)
+
+    def has_model(self, named: str) -> bool:
+        """Whether there is a model or a deployment of that name."""
+        return not self.account.models or named in self.account.models
 
     def submit_of(self, request: Request, body: bytes, fields: dict[str, Any], *, operation: str) -> Submit:
         """The submit, with what its prediction will show."""
@@ -124,6 +162,7 @@ class Replicate(Provider):
                 "makes": views.makes_of(path or str(fields.get("version")), fields["input"]),
                 "webhook": {name: value for name, value in told.items() if value is not None},
             },
+            end_within_s=views.cancel_after(request.headers.get("cancel-after")),
             target=Target(url=url, secret="") if url and (events is None or "completed" in events) else None,
         )
 
@@ -184,6 +223,118 @@ class Replicate(Provider):
         if job is None or self.now() >= job.finished_at + self.account.data_life_s:
             return views.failure(404)
         return await media_file(request)
+
+    async def stream(self, request: Request) -> Response:
+        """The output as server-sent events, once it is there; whoever has the URL may read it."""
+        job = self.jobs.get(request.path_params["id"])
+        if job is None:
+            return views.failure(404)
+
+        async def told() -> AsyncIterator[bytes]:
+            await self.until_over(job)
+            for event in views.events(job):
+                yield event
+
+        return StreamingResponse(told(), media_type="text/event-stream")
+
+    # -- what is kept beside predictions --
+
+    async def models(self, request: Request) -> Response:
+        """Some of the models; those that a QUERY looks for."""
+        word = (await request.body()).decode(errors="replace") if request.method == "QUERY" else ""
+        return self.shown(request, library.page(library.featured(self.origin(request), word.strip('"'))))
+
+    async def model(self, request: Request) -> Response:
+        """A model."""
+        owner, name = request.path_params["owner"], request.path_params["model"]
+        known = self.has_model(f"{owner}/{name}")
+        return self.shown(request, library.model(owner, name, self.origin(request)) if known else None)
+
+    async def versions(self, request: Request) -> Response:
+        """The versions of a model."""
+        known = self.has_model("{owner}/{model}".format(**request.path_params))
+        one = library.version(request.path_params["model"], library.VERSION)
+        return self.shown(request, library.page([one]) if known else None)
+
+    async def version(self, request: Request) -> Response:
+        """A version of a model: whatever could be one."""
+        asked = request.path_params["version"]
+        known = self.has_model("{owner}/{model}".format(**request.path_params)) and views.names_version(asked)
+        return self.shown(request, library.version(request.path_params["model"], asked) if known else None)
+
+    async def deployments(self, request: Request) -> Response:
+        """The account's deployments."""
+        name = self.account.username
+        return self.shown(request, library.page([library.deployment(name, "picture", name)]))
+
+    async def deployment(self, request: Request) -> Response:
+        """A deployment."""
+        owner, name = request.path_params["owner"], request.path_params["name"]
+        known = self.has_model(f"{owner}/{name}")
+        return self.shown(request, library.deployment(owner, name, self.account.username) if known else None)
+
+    async def collections(self, request: Request) -> Response:
+        """All collections, without their models."""
+        one = {name: value for name, value in library.collection(self.origin(request)).items() if name != "models"}
+        return self.shown(request, library.page([one]))
+
+    async def collection(self, request: Request) -> Response:
+        """A collection and its models."""
+        one = library.collection(self.origin(request))
+        return self.shown(request, one if request.path_params["slug"] == one["slug"] else None)
+
+    async def hardware(self, request: Request) -> Response:
+        """What models may run on."""
+        return self.shown(request, [{"name": name, "sku": sku} for name, sku in library.HARDWARE])
+
+    async def trainings(self, request: Request) -> Response:
+        """No trainings: none can be made here."""
+        return self.shown(request, library.page([]))
+
+    async def upload(self, request: Request) -> Response:
+        """Keep a file."""
+        if refused := self.not_allowed(request):
+            return refused
+        kept = library.read_file(request.headers.get("content-type", ""), await request.body(), self.now())
+        if kept is None:
+            return views.invalid({"content": "content is required"})
+        self.files[kept.id] = kept
+        return Json(library.file(kept, self.origin(request)), status_code=201)
+
+    async def listed_files(self, request: Request) -> Response:
+        """The files, the newest first."""
+        rows = [library.file(kept, self.origin(request)) for kept in reversed(self.files.values())]
+        return self.shown(request, library.page(rows))
+
+    async def one_file(self, request: Request) -> Response:
+        """A file, or its end."""
+        if refused := self.not_allowed(request):
+            return refused
+        kept = self.files.get(request.path_params["id"])
+        if kept is None:
+            return views.failure(404)
+        if request.method == "DELETE":
+            del self.files[kept.id]
+            return Response(status_code=204)
+        return Json(library.file(kept, self.origin(request)))
+
+    async def download(self, request: Request) -> Response:
+        """The content of a file."""
+        if refused := self.not_allowed(request):
+            return refused
+        kept = self.files.get(request.path_params["id"])
+        return views.failure(404) if kept is None else Response(kept.content, media_type=kept.content_type)
+
+    def shown(self, request: Request, found: Any) -> Response:
+        """It, to who may see it; 404 where it is None."""
+        if refused := self.not_allowed(request):
+            return refused
+        return views.failure(404) if found is None else Json(found)
+
+    async def elsewhere(self, request: Request) -> Response:
+        """404 in Replicate's shape; 405 where another method would be right."""
+        here = [route for route in self.routes()[:-1] if route.matches(request.scope)[0] is not Match.NONE]
+        return views.failure(405 if here else 404)
 
     # -- callbacks --
 
