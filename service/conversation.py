@@ -99,6 +99,8 @@ class Conversations:
                     reply: Reply | NotNow | Unknown = NotNow(reason=NOT_ASKED)
                 else:
                     reply = await self._send(request, lease, deadline)
+                if isinstance(reply, NotNow | Unknown) and request.optional:
+                    reply = Reply(status=0, headers={}, body=b"")
                 if isinstance(reply, NotNow | Unknown):
                     return Unknown(reason=reply.reason) if charged else reply  # what went before it was sent
                 charged = charged or request.charges

@@ -28,7 +28,13 @@ MISSES_BEFORE_GONE = 8  # reads in a row that did not know the id: right after a
 MISSES_AFTER_CANCEL = 3  # reads in a row that did not know an id whose work we had canceled
 GONE_AFTER_MS = 10 * 60_000
 ANOTHER = "it names another job than this one's provider ids"
+COST_READ_MS = 1_000  # after an end that a callback told, where only a read tells its cost
+EXPIRED = "result_expired"  # as a read's reason: it was completed, and its result is not kept any more
 DEADLINE_PASSED = JobError(code=ErrorCode.DEADLINE_EXCEEDED, message="The deadline passed.", retryable=True)
+
+RESULT_EXPIRED = JobError(
+    code=ErrorCode.RESULT_EXPIRED, message="The provider completed it, and did not give its result any more."
+)
 
 
 class FollowRules(SubmitRules):
@@ -51,8 +57,18 @@ class FollowRules(SubmitRules):
         if whole.status is JobStatus.CANCELED and _ended_by_deadline(job, now):
             whole = replace(whole, status=JobStatus.FAILED, error=DEADLINE_PASSED)
         if whole.status in TERMINAL:
-            return replace(finished(opened, whole, now), binds=binds, notes=(_heard(arrival, fact, now),))
+            decision = self.with_cost_read(finished(opened, whole, now), arrival, now)
+            return replace(decision, binds=binds, notes=(_heard(arrival, fact, now),))
         return replace(self.progress(job, opened, whole, arrival, now), binds=binds)
+
+    def with_cost_read(self, decision: Decision, arrival: Arrival, now: int) -> Decision:
+        """A success that a callback told is read once more, where that alone tells what it cost."""
+        job = decision.job
+        if job is None or job.status is not JobStatus.SUCCEEDED or arrival.source is not Source.CALLBACK:
+            return decision
+        if not self.operation_of(job).cost_by_read or _cost_is_told(job):
+            return decision
+        return replace(decision, job=replace(job, work=Work.POLL, due_at=now + COST_READ_MS))
 
     def update_late(self, job: Job, arrival: Arrival, now: int) -> Decision:
         """Terminal already: a result that it still yields is kept and announced once, all else changes nothing."""
@@ -68,6 +84,8 @@ class FollowRules(SubmitRules):
         heard = job
         if len(parts) > 1 and ends(parts) != ends(job.detail.parts):  # one of several ids: kept for when all are over
             heard = touched(replace(job, detail=replace(job.detail, parts=parts)), now)
+        if whole.cost is not None and whole.status is job.status and not _cost_is_told(job):
+            heard = touched(replace(heard, detail=replace(heard.detail, cost=whole.cost)), now)
         kept = self.late_reads(heard, whole, now) if arrival.source is Source.POLL else None
         if heard is not job:
             return Decision(verdict="late", job=kept or heard)
@@ -173,7 +191,8 @@ class FollowRules(SubmitRules):
 
     def expire(self, job: Job, arrival: Arrival, now: int) -> Decision:
         outputs = tuple(output for update in succeeded(job.detail.parts) for output in update.outputs)
-        decision = failed(replace(job, detail=replace(job.detail, outputs=outputs)), DEADLINE_PASSED, now)
+        error = RESULT_EXPIRED if job.reason == EXPIRED and not outputs else DEADLINE_PASSED
+        decision = failed(replace(job, detail=replace(job.detail, outputs=outputs)), error, now)
         if job.status is JobStatus.PROCESSING and decision.job is not None:  # paid for: it may still yield something
             still = replace(decision.job, work=Work.POLL, due_at=now + LATE_READ_MS)
             return replace(decision, job=still)
@@ -224,6 +243,10 @@ def _ended_by_deadline(job: Job, now: int) -> bool:
     """Whether it was our own deadline that had the provider cancel it."""
     overdue = job.deadline_at is not None and now >= job.deadline_at
     return overdue and job.detail.cancel_sent_at is not None and job.cancel_requested_at is None
+
+
+def _cost_is_told(job: Job) -> bool:
+    return job.detail.cost is not None and job.detail.cost.source == "reported"
 
 
 def was_read(job: Job, now: int) -> Job:

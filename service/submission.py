@@ -247,8 +247,9 @@ class Submission:
         free = [row for row, owner in owners.items() if owner is None or owner.num == job.num]
         if len(free) == 1:
             return Accepted(provider_job_ids=(free[0],), note=rows.note or "found in the provider's list")
-        if free:
-            return NotFound(reason=f"{len(free)} rows of the provider's list fit this submit", hopeless=True)
+        if free:  # a callback may still say which
+            hopeless = not job.detail.called_back
+            return NotFound(reason=f"{len(free)} rows of the provider's list fit this submit", hopeless=hopeless)
         return NotFound(reason="the rows of the provider's list that fit belong to other jobs")
 
     async def _read_claimed(self, job: Job, call: Call, lease: Lease) -> None:

@@ -65,3 +65,20 @@ async def test_what_the_database_could_not_begin_was_not_sent(charged_before: bo
         verdict = await Conversations(service.egress).hold(asked(first, second), lease, begin)
         assert receiver.arrivals["/one"] == 1 and not receiver.arrivals["/two"]
         assert isinstance(verdict, Unknown if charged_before else NotNow), verdict
+
+
+@pytest.mark.parametrize("place", ["closed", "refused"])
+async def test_a_verb_goes_on_without_what_is_optional(place: str, tmp_path: Path) -> None:
+    def verb(url: str) -> Generator[Request, Reply, list[int]]:
+        seen = yield Request(method="GET", url=f"{url}/one", headers={})
+        where = NOBODY if place == "closed" else f"{url}/refused"
+        beside = yield Request(method="GET", url=where, headers={}, optional=True)
+        last = yield Request(method="GET", url=f"{url}/three", headers={})
+        return [seen.status, beside.status, last.status]
+
+    async def answer(path: str) -> bytes:
+        return status(503 if path == "/refused" else 200)
+
+    async with receiving(answer) as (_, url), running(tmp_path, CALLSHEET_PEAKMV_BASE_URL=url) as service:
+        found = await Conversations(service.egress).hold(verb(url), Lease(None, UNLIMITED, SystemClock()))
+        assert found == [200, 503 if place == "refused" else 0, 200]

@@ -737,7 +737,72 @@ def test_success_is_complete_and_no_longer_in_the_queue():
     assert (job.detail.progress, job.detail.queue_position) == (1.0, None)
 
 
+# -- a cost that only a read tells
+
+
+READ_FOR_COST = some_rules(operation=an_operation(cost_by_read=True))
+
+
+def called_back(status: str = "succeeded", rules=READ_FOR_COST, **changes) -> Decision:
+    return decide(a_job("processing"), an_update(status, **changes), Source.CALLBACK, rules=rules)
+
+
+def test_a_success_that_a_callback_told_is_read_once_more_for_its_cost():
+    told = called_back()
+    assert (told.job.status, told.job.work, events(told)) == ("succeeded", Work.POLL, ["job.succeeded"])
+    assert told.job.due_at > NOW
+    read = decide(told.job, an_update("succeeded", cost=a_cost("1.5")), rules=READ_FOR_COST)
+    assert (read.job.detail.cost, read.job.work, events(read)) == (a_cost("1.5"), None, [])
+    assert read.job.detail.outputs == told.job.detail.outputs
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        called_back(rules=some_rules()),
+        called_back("failed"),
+        called_back("canceled"),
+        called_back(cost=a_cost()),
+        decide(a_job("processing"), an_update("succeeded"), Source.POLL, rules=READ_FOR_COST),
+    ],
+)
+def test_nothing_else_is_read_after_its_end(told):
+    assert told.job.terminal and told.job.work is None
+
+
+@pytest.mark.parametrize("fact", [NotNow(reason="provider_error"), NotFound(reason="gone"), an_update("processing")])
+def test_a_read_that_tells_no_cost_is_tried_rarely_for_a_day_and_changes_nothing_else(fact):
+    job = decide(called_back().job, fact, rules=READ_FOR_COST).job
+    assert (job.status, job.detail.cost, job.due_at) == ("succeeded", None, NOW + LATE_READ_MS)
+    later = decide(job, fact, rules=READ_FOR_COST, now=NOW + LATE_FOR_MS + 1).job
+    assert (later.status, later.work) == ("succeeded", None)
+
+
+@pytest.mark.parametrize("later", [a_cost("9"), a_cost("9", "quoted"), None])
+def test_a_cost_that_was_reported_stays(later):
+    ended = replace(called_back(cost=a_cost("1")).job, work=Work.POLL, due_at=NOW)
+    job = decide(ended, an_update("succeeded", cost=later), rules=READ_FOR_COST).job
+    assert job.detail.cost == a_cost("1")
+
+
 # -- the deadline, and what comes after it
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        ("result_expired", ErrorCode.RESULT_EXPIRED),
+        ("provider_error", ErrorCode.DEADLINE_EXCEEDED),
+        (None, ErrorCode.DEADLINE_EXCEEDED),
+    ],
+)
+def test_what_was_completed_and_is_gone_ends_as_that_and_may_still_come(reason, code):
+    gone = decide(a_job("processing"), NotNow(reason=reason or "unreadable")).job
+    gone = gone if reason is not None else replace(gone, reason=None)
+    assert gone.status == "processing"
+    job = decide(gone, DeadlinePassed(), Source.CLOCK).job
+    assert (job.status, job.detail.error.code, job.work) == ("failed", code, Work.POLL)
+    assert events(decide(job, an_update("succeeded"))) == ["job.late_result"]
 
 
 def test_a_queued_job_past_its_deadline_fails_and_is_done_with():

@@ -43,6 +43,7 @@ class Request(Record, frozen=True, kw_only=True):
     form: Form | None = None  # in place of `body`
     charges: bool = False
     keep: Json | None = None  # with `charges`: what earlier steps gave, committed before it; `Call.kept` of a repeat
+    optional: bool = False  # the verb goes on without a reply: it is sent one of status 0
 
 
 class Reply(Record, frozen=True, kw_only=True):
@@ -148,6 +149,7 @@ class Provider(Protocol):
     # -- the rest
     catalogs: Mapping[str, Documented] = {}  # kind -> what the documents list
     live_catalogs: tuple[str, ...] = ()  # kinds that no document lists, and `catalog` does
+    other_origins: frozenset[str] = frozenset()  # beside that of `base_url`, to which its key goes, too
     url_fields: frozenset[str] = frozenset()  # JSON fields whose URLs are API calls, rewritten by passthrough
     reads_history: bool = False  # `history` gives rows: `reconcile` works
     correlation_header: str | None = None  # it carries `Call.correlation`, and a passthrough caller's own

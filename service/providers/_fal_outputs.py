@@ -12,30 +12,47 @@ from service.providers._media import BY_EXTENSION, BY_MEDIA_TYPE, URL
 from service.providers._reading import MAX_QUOTED_CHARS, number, seconds, text_of
 from service.states import Json
 
+# Members in which some models repeat what they were asked: the files in there are the client's own.
+ECHOES = frozenset({"request", "input", "inputs", "arguments", "parameters"})
+
 
 def outputs_of(content: Any) -> Iterator[Output]:
-    """Every file that the model's output describes, else every bare URL in it, else the output itself as a text."""
-    found = [item for item in _walk(content) if isinstance(item, dict)]
-    urls = [item for item in _walk(content) if isinstance(item, str) and URL.fullmatch(item)]
-    for item in found:
-        yield _described(item)
-    for url in dict.fromkeys(urls if not found else ()):
-        yield _described({"url": url})
-    if not found and not urls:
+    """Every file in the model's output, described or a bare URL, in the order of the document; else the output itself
+    as a text.
+    """
+    found = list(_files(content))
+    own = [file for file, echoed in found if not echoed] or [file for file, _ in found]
+    best: dict[str, Json] = {}
+    for file in own:
+        if file["url"] not in best or len(file) > len(best[file["url"]]):
+            best[file["url"]] = file  # described rather than bare
+    for file in best.values():
+        yield _described(file)
+    if not best:
         yield _as_text(content)
 
 
-def _walk(value: Any) -> Iterator[Any]:
-    """Descriptions of files, and what is no object or list, in the order of the document."""
-    waiting = [value]
+def _files(value: Any) -> Iterator[tuple[Json, bool]]:
+    """Each description of a file, and each bare URL as one, and whether it stands in an echo of what was asked."""
+    waiting = [(value, False)]
     while waiting:
-        item = waiting.pop()
-        if isinstance(item, dict) and isinstance(item.get("url"), str) and URL.fullmatch(item["url"]):
-            yield item
-        elif isinstance(item, dict | list):
-            waiting.extend(reversed(item.values() if isinstance(item, dict) else item))
-        else:
-            yield item
+        item, echoed = waiting.pop()
+        if isinstance(item, dict):
+            described = _is_url(item.get("url"))
+            if described:
+                yield item, echoed
+            inner = [
+                (value, echoed or name in ECHOES) for name, value in item.items() if not described or name != "url"
+            ]
+            waiting.extend(reversed(inner))
+        elif isinstance(item, list):
+            waiting.extend((value, echoed) for value in reversed(item))
+        elif _is_url(item):
+            yield {"url": item}, echoed
+
+
+def _is_url(value: Any) -> bool:
+    return isinstance(value, str) and URL.fullmatch(value) is not None
 
 
 def _described(item: Json) -> Output:

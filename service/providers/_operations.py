@@ -75,6 +75,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     output: str = "video"  # video, image, audio, subtitle, gif, frames, mask, model_3d, text
     quote: str = ""  # "formula", "provider", or empty: no price is known before the work
     cost: Json | None = None  # see `price`
+    cost_by_read: bool = False  # what it cost is told by a read of its end, not by its callback
     tier: str = ""  # the least tier that the provider's documents name for it
     source: str = ""  # where its facts were read
 

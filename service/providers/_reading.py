@@ -73,6 +73,18 @@ def text_of(value: Any) -> str | None:
     return value[:MAX_QUOTED_CHARS] if isinstance(value, str) and value else None
 
 
+def said_text(value: Any) -> str | None:
+    """What a provider says as a text, whatever JSON it is: the message inside an object, else the JSON itself."""
+    if isinstance(value, dict):
+        named = (text_of(value.get(name)) for name in ("message", "msg", "detail", "error"))
+        return next(filter(None, named), None) or _as_json(value)
+    return text_of(value) if isinstance(value, str) else _as_json(value)
+
+
+def _as_json(value: Any) -> str | None:
+    return None if value in (None, False, {}, []) else text_of(json.dumps(value, ensure_ascii=False))
+
+
 def id_text(value: Any) -> str | None:
     """A provider's id with all its digits, as text; None where it can be none (a JSON float has lost some)."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value

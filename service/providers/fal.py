@@ -1,8 +1,9 @@
-"""fal: any model, by its queue. Facts: https://docs.fal.ai (queue and webhooks pages).
+"""fal: any model, by its queue. Facts: https://docs.fal.ai (queue, webhooks and platform pages).
 
 It calls a URL of each job's own for two hours, signed by Ed25519 with keys that are the same for all its customers,
-so that a callback alone never says whose request it names. There is no idempotency key and no list: a submit whose
-reply was lost is named by its callback, or by nobody.
+so that a callback alone never says whose request it names. There is no idempotency key: a submit whose reply was lost
+is named by its callback, or found in the list of requests by its input. A result is kept for an hour, a large one for
+six minutes, unless the account stores payloads.
 """
 
 import base64
@@ -16,7 +17,18 @@ from typing import Any
 from urllib.parse import quote
 
 from service.errors import BadRequest, Invalid, SignatureRefused, Unavailable
-from service.facts import Accepted, JobError, NotFound, NotNow, Refused, StatusVerdict, SubmitVerdict, Unknown, Update
+from service.facts import (
+    Accepted,
+    Cost,
+    JobError,
+    NotFound,
+    NotNow,
+    Refused,
+    StatusVerdict,
+    SubmitVerdict,
+    Unknown,
+    Update,
+)
 from service.header_lines import items, lines_of, spellings_of_one
 from service.providers import (
     Asking,
@@ -31,6 +43,8 @@ from service.providers import (
     Submitting,
     operation_table,
 )
+from service.providers import _fal_platform as platform
+from service.providers._fal_apps import Places, asked_about, model_of, places, split_id, submitted_to
 from service.providers._fal_outputs import outputs_of
 from service.providers._reading import (
     AMBIGUOUS,
@@ -38,26 +52,27 @@ from service.providers._reading import (
     header_wait,
     id_text,
     is_account_path,
-    on_origin,
     path_part,
-    path_parts,
     read_json,
     read_object,
+    said_text,
     text_of,
     whole,
 )
 from service.signatures import verify_ed25519
-from service.states import ErrorCode, JobStatus, Json, Record
+from service.states import ErrorCode, JobStatus, Json
 
 KEYS_URL = "https://rest.fal.ai/.well-known/jwks.json"  # older pages say rest.alpha.fal.ai
 KEYS_PATH = "/.well-known/jwks.json"  # below any other base URL
-MODEL = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)+", re.A)
 NOBODYS = "/fal-ai/flux/requests/00000000-0000-0000-0000-000000000000/status"
 # fal repeats what failed on its side up to ten times and does not charge for it, so that nothing here is set unasked.
 OPTIONS = {
     "no_retry": "X-Fal-No-Retry",
-    "request_timeout": "X-Fal-Request-Timeout",
+    "start_timeout": "X-Fal-Request-Start-Timeout",  # seconds within which the work must start
+    "request_timeout": "X-Fal-Request-Timeout",  # its older name
     "queue_priority": "X-Fal-Queue-Priority",
+    "runner_hint": "X-Fal-Runner-Hint",
+    "store_io": "X-Fal-Store-IO",
     "media_life": "X-Fal-Object-Lifecycle-Preference",
 }
 
@@ -68,11 +83,21 @@ REFUSALS = {
 }
 NO_BALANCE = ("balance", "credit", "billing")
 NOT_READ = {401: "authentication", 402: "out_of_credit", 403: "authentication", 429: "rate_limited"}
+MODERATED_TYPES = frozenset({"content_policy_violation"})
 MODERATED = ("content_policy", "content checker", "nsfw", "moderation")
 CANCELED = re.compile(r"\bcancell?ed\b", re.I)
-# What a model's own end never is: our key, the rate of our questions, a gateway.
-NOT_THE_RESULT = AMBIGUOUS | {401, 402, 403, 429, 502, 503, 504}
+# What a model's own end never is: our key, the rate of our questions.
+ABOUT_US = AMBIGUOUS | {401, 402, 403, 429}
+GATEWAY = frozenset({502, 503, 504})  # nor these, but where the reply says whose word it is
+GONE = frozenset({404, 410})
+RESULT_EXPIRED = "result_expired"
+STILL_OPEN = "still in progress"  # of a result that is asked for too early
+ERROR_TYPE, TIMEOUT_TYPE = "x-fal-error-type", "x-fal-request-timeout-type"
+COMPLETED = "COMPLETED"
+# Not in the documents; fal's own node for n8n takes them as ends.
+FAILED_WORDS, CANCELED_WORDS = frozenset({"FAILED"}), frozenset({"CANCELLED", "CANCELED"})
 
+BELOW = "fal keeps requests below their model: name it <owner>/<name>/requests/<id>"
 AT_SUBMIT = frozenset({"request_id", "status", "queue_position", "logs", "metrics"})
 CALLBACK_TOLERANCE_S = 300
 SIGNATURES_TRIED = 10  # one is documented; a gateway may have joined several lines
@@ -82,14 +107,6 @@ CALLBACK_HEADERS = {
     "x-fal-webhook-timestamp": re.compile(r"[0-9]{1,12}"),
     "x-fal-webhook-signature": re.compile(r"[0-9a-fA-F]{128}"),
 }
-
-
-class Places(Record, frozen=True, kw_only=True):
-    """Where a request's status and result are asked for, and where it is canceled."""
-
-    status_url: str
-    response_url: str
-    cancel_url: str
 
 
 class Fal(Provider):
@@ -105,6 +122,7 @@ class Fal(Provider):
     callback_keys = "provider"
     callback_max_bytes = 8 * 1024 * 1024  # `payload` may hold media as data URIs
     url_fields = frozenset(Places.__struct_fields__)
+    other_origins = frozenset({f"https://{platform.HOST}"})
 
     def submit(self, call: Call) -> Submitting:
         """One charging POST: the model's input is the whole body."""
@@ -120,30 +138,38 @@ class Fal(Provider):
         return _read_submit(call, reply)
 
     def status(self, call: Call, provider_job_id: str) -> Asking:
-        """The status, then the result of what is completed."""
-        places = _places(call, provider_job_id)
-        if places is None:
-            return NotFound(reason="fal keeps requests below their model: name it <owner>/<name>/requests/<id>")
-        reply = yield _get(call, places.status_url)
+        """The status, then the result of what is completed, then its price."""
+        model, request_id = split_id(provider_job_id, call.input)
+        if model is None:
+            return NotFound(reason=BELOW)
+        at = places(call.base_url, model, request_id, call.provider_data or {})
+        reply = yield _get(call, at.status_url)
         said = read_object(reply.body)
         if not _is_completed(reply):
             return _under_way(reply, said)
-        result = yield _get(call, places.response_url)
+        result = yield _get(call, at.response_url)
         if result.status == 200 and (content := read_json(result.body)) is not None:
-            return _succeeded(content, said)
+            cost = yield from platform.cost_of(call, self._platform(call), model, result.headers)
+            return _succeeded(content, {**said, **_billed(result)}, cost)
+        if _is_gone(result, said):
+            # What it was is paid for. Not to be had here any more, it may stand in the list, or come back.
+            kept = yield from platform.output_of(call, self._platform(call), model, request_id)
+            return NotNow(reason=RESULT_EXPIRED) if kept is None else _succeeded(kept, said)
         if not _ended_badly(result, said):
             return _not_now(result)
         # Terminal is for ever: that it is completed must hold after its result was refused, too.
-        again = yield _get(call, places.status_url)
-        return _failed(result.status, read_object(result.body), said) if _is_completed(again) else _not_now(again)
+        again = yield _get(call, at.status_url)
+        early = STILL_OPEN in (_error_text(read_object(result.body)) or "")
+        return _failed(result, said) if _is_completed(again) and not early else _not_now(again)
 
     def cancel(self, call: Call, provider_job_id: str) -> Asking:
         """A request that waits is removed; of one that runs its model decides, and its end comes like any other."""
-        places = _places(call, provider_job_id)
-        if places is None:
-            return NotFound(reason="fal keeps requests below their model: name it <owner>/<name>/requests/<id>")
-        reply = yield Request(method="PUT", url=places.cancel_url, headers=_headers(call))
-        word = (text_of(read_object(reply.body).get("status")) or "").upper()
+        model, request_id = split_id(provider_job_id, call.input)
+        if model is None:
+            return NotFound(reason=BELOW)
+        at = places(call.base_url, model, request_id, call.provider_data or {})
+        reply = yield Request(method="PUT", url=at.cancel_url, headers=_headers(call))
+        word = _word(read_object(reply.body)) or ""
         if 200 <= reply.status < 300:
             return Update(status=JobStatus.PROCESSING, provider_status=word or None)
         if word == "NOT_FOUND":
@@ -164,17 +190,19 @@ class Fal(Provider):
 
     def follows(self, operation: str, provider_job_id: str) -> None:
         """A request of another's has no model that we know: its id must name it."""
-        if "/requests/" not in provider_job_id:
+        model, request_id = split_id(provider_job_id, {})
+        if model is None or not request_id:
             raise Invalid(
                 "fal keeps requests below their model: give <owner>/<name>/requests/<id>", param="provider_job_id"
             )
 
     def lookup(self, call: Call) -> Looking:
-        """Asks nothing: there is no list of requests. The callback names the job, for as long as fal repeats it."""
-        yield from ()
-        if call.callback_url is None:
-            return NotFound(reason="fal documents no list of requests: look at its dashboard", hopeless=True)
-        return NotFound(reason="fal documents no list of requests: its callback is waited for")
+        """The requests in fal's list that may be this submit; until it is over the callback may name it, too."""
+        model = model_of(str(call.input.get("model", "")))
+        return (yield from platform.look_up(call, self._platform(call), model))
+
+    def _platform(self, call: Call) -> str:
+        return platform.base_of(call, self.base_url)
 
     def keys(self, call: Call) -> Generator[Request, Reply, Sequence[str]]:
         """The public keys that sign all of fal's callbacks, in base64url. Asked for without our key."""
@@ -212,7 +240,7 @@ class Fal(Provider):
         provider_job_id, word = id_text(said.get("request_id")), text_of(said.get("status"))
         if provider_job_id is None or word is None:
             raise BadRequest("the body has no `request_id` or no `status`")
-        update = _called_back(said, word.upper())
+        update = _called_back(said, word.strip().upper())
         dedupe_key = f"{provider_job_id}:{word}{':open' if update.status is JobStatus.PROCESSING else ''}"
         other = id_text(said.get("gateway_request_id"))
         also = (other,) if other is not None and other != provider_job_id else ()
@@ -220,15 +248,13 @@ class Fal(Provider):
 
     def recognise(self, method: str, path: str, query: Mapping[str, str], body: bytes) -> Recognised:
         """A POST to a model's path is a submit; what stands below `requests` is about one request."""
-        match method, path_parts(path):
-            case "GET", (_, _, "requests", named) | (_, _, "requests", named, "status") if id_text(named):
-                return Recognised(kind="status", operation="queue", provider_job_ids=(named,))
-            case "POST", parts if MODEL.fullmatch("/".join(parts)) and "requests" not in parts[2:]:
-                given = {"model": "/".join(parts), "input": read_object(body)}
-                return Recognised(kind="submit", operation="queue", input=given)
-            case _ if is_account_path(path):
-                return Recognised(kind="account")
-        return Recognised(kind="plain")
+        model = submitted_to(path) if method == "POST" else None
+        if model is not None:
+            return Recognised(kind="submit", operation="queue", input={"model": model, "input": read_object(body)})
+        named = asked_about(path) if method == "GET" else None
+        if named is not None:
+            return Recognised(kind="status", operation="queue", provider_job_ids=(named,))
+        return Recognised(kind="account" if is_account_path(path) else "plain")
 
 
 provider = Fal()
@@ -246,33 +272,8 @@ def _get(call: Call, url: str) -> Request:
 
 
 def _model(call: Call) -> str:
-    model = str(call.input.get("model", ""))
-    return model if MODEL.fullmatch(model) else path_part(model)
-
-
-def _places(call: Call, provider_job_id: str) -> Places | None:
-    """The URLs that the submit's reply named for this id; else those below the model's first two parts.
-
-    A followed request has no model of ours: its id then stands below its model, `<owner>/<name>/requests/<id>`.
-    """
-    below, _, request_id = provider_job_id.rpartition("/requests/")
-    model = below or str(call.input.get("model", ""))
-    if not MODEL.fullmatch(model):
-        return None
-    part = path_part(request_id)
-    documented = f"{call.base_url}/{'/'.join(model.split('/')[:2])}/requests/{part}"
-    named = call.provider_data or {}
-    return Places(
-        status_url=_named(named.get("status_url"), part, call) or f"{documented}/status",
-        response_url=_named(named.get("response_url"), part, call) or documented,
-        cancel_url=_named(named.get("cancel_url"), part, call) or f"{documented}/cancel",
-    )
-
-
-def _named(url: Any, part: str, call: Call) -> str | None:
-    """The URL where it is about this id and on the origin that the key belongs to."""
-    ours = on_origin(url, call.base_url) and url.startswith(f"{call.base_url}/")
-    return url if ours and f"/requests/{part}" in url else None
+    named = str(call.input.get("model", ""))
+    return model_of(named) or path_part(named)
 
 
 # -- replies --------------------------------------------------------------------------------------
@@ -319,7 +320,7 @@ def _error_text(said: Json) -> str | None:
     if isinstance(detail, list):
         lines = [_one_detail(item) for item in detail if isinstance(item, dict)]
         return "; ".join(filter(None, lines))[:MAX_QUOTED_CHARS] or None
-    return text_of(detail) or text_of(said.get("error"))
+    return text_of(detail) or said_text(said.get("error"))
 
 
 def _one_detail(item: Json) -> str:
@@ -347,59 +348,96 @@ def _not_now(reply: Reply) -> NotNow:
     return NotNow(reason=reason, after_s=header_wait(reply.headers), whole=reply.status == 429)
 
 
+def _word(said: Json) -> str | None:
+    """The status as it is compared: without case and blanks."""
+    word = said.get("status")
+    return word.strip().upper() or None if isinstance(word, str) else None
+
+
 def _is_completed(reply: Reply) -> bool:
-    word = read_object(reply.body).get("status")
-    return 200 <= reply.status < 300 and isinstance(word, str) and word.upper() == "COMPLETED"
+    """Whether it is over, well or badly: then its result says which."""
+    return 200 <= reply.status < 300 and _word(read_object(reply.body)) == COMPLETED
 
 
 def _under_way(reply: Reply, said: Json) -> StatusVerdict:
-    word = text_of(said.get("status"))
+    word = _word(said)
     if reply.status == 404 and _error_text(said) is not None:
         return NotFound(reason="fal does not know this id")
     if not 200 <= reply.status < 300 or word is None:
         return _not_now(reply)
+    shown = text_of(said.get("status"))
+    if word in FAILED_WORDS or word in CANCELED_WORDS:
+        return _failed(None, said)
     # Any other word is not an end: the job's deadline bounds it.
     position = whole(said.get("queue_position"))
     position = position if position is not None and 0 <= position <= 10**9 else None
-    return Update(status=JobStatus.PROCESSING, queue_position=position, provider_status=word)
+    return Update(status=JobStatus.PROCESSING, queue_position=position, provider_status=shown)
+
+
+def _is_gone(result: Reply, said: Json) -> bool:
+    """Whether the result of a request that completed without an error is not at its place any more."""
+    named = said_text(said.get("error")) is not None or ERROR_TYPE in result.headers
+    return result.status in GONE and not named
 
 
 def _ended_badly(result: Reply, said: Json) -> bool:
     """Whether a refused result is the end of the request, and not of our question."""
-    if text_of(said.get("error")) is not None:  # the status says it, too
-        return result.status >= 400
-    in_shape = _error_text(read_object(result.body)) is not None
-    return result.status >= 400 and result.status not in NOT_THE_RESULT and in_shape
+    if result.status < 400 or (result.status in ABOUT_US and not said.get("error")):
+        return False
+    if said_text(said.get("error")) is not None:  # the status says it, too
+        return True
+    if ERROR_TYPE in result.headers or result.headers.get(TIMEOUT_TYPE) == "user":
+        return True
+    return result.status not in GATEWAY and _error_text(read_object(result.body)) is not None
 
 
-def _succeeded(content: Any, said: Json) -> Update:
-    data = {name: value for name, value in said.items() if name not in Places.__struct_fields__}
+def _billed(result: Reply) -> Json:
+    units = result.headers.get(platform.UNITS_HEADER)
+    return {} if units is None else {"billable_units": text_of(units)}
+
+
+def _kept(said: Json, payload: Any) -> Json:
+    return {**{name: value for name, value in said.items() if name not in Places.__struct_fields__}, "payload": payload}
+
+
+def _succeeded(content: Any, said: Json, cost: Cost | None = None) -> Update:
     return Update(
         status=JobStatus.SUCCEEDED,
         outputs=tuple(outputs_of(content)),
+        cost=cost,
         provider_status=text_of(said.get("status")),
-        provider_data={**data, "payload": content},
+        provider_data=_kept(said, content),
     )
 
 
-def _failed(status: int, detail: Json, said: Json) -> Update:
-    """`detail` says what went wrong with the result, `said` what the status or the callback says beside it."""
-    texts = [_error_text(detail), text_of(said.get("error")), text_of(said.get("error_type"))]
-    data = {**{name: value for name, value in said.items() if name not in Places.__struct_fields__}, "payload": detail}
-    word = text_of(said.get("status"))
-    if any(CANCELED.search(text.replace("_", " ")) for text in texts if text is not None):
+def _failed(result: Reply | None, said: Json, detail: Json | None = None, status: int = 0) -> Update:
+    """`result` or `detail` says what went wrong, `said` what the status or the callback says beside it."""
+    headers = result.headers if result is not None else {}
+    detail = read_object(result.body) if result is not None else detail or {}
+    status = result.status if result is not None else status
+    kind = text_of(said.get("error_type")) or text_of(headers.get(ERROR_TYPE))
+    texts = [_error_text(detail), said_text(said.get("error")), kind]
+    word, data = text_of(said.get("status")), _kept(said, detail)
+    canceled = any(CANCELED.search(text.replace("_", " ")) for text in texts if text is not None)
+    if canceled or _word(said) in CANCELED_WORDS:
         return Update(status=JobStatus.CANCELED, provider_status=word, provider_data=data)
     text = next(filter(None, texts), None)
-    moderated = _is_moderated(detail) or _is_moderated(said)
-    wrong = ErrorCode.INVALID_INPUT if status == 422 else ErrorCode.PROVIDER_ERROR
     error = JobError(
-        code=ErrorCode.CONTENT_MODERATED if moderated else wrong,
+        code=_code_of(status, headers, kind, moderated=_is_moderated(detail) or _is_moderated(said)),
         message=f"fal ended the request: {text or 'it gives no reason'}",
         retryable=status >= 500,
-        provider_code=text_of(said.get("error_type")) or (str(status) if status else word),
+        provider_code=kind or (str(status) if status else word),
         provider_message=text,
     )
     return Update(status=JobStatus.FAILED, error=error, provider_status=word, provider_data=data)
+
+
+def _code_of(status: int, headers: Mapping[str, str], kind: str | None, *, moderated: bool) -> ErrorCode:
+    if moderated or kind in MODERATED_TYPES:
+        return ErrorCode.CONTENT_MODERATED
+    if headers.get(TIMEOUT_TYPE) == "user":  # it did not start within the time that its submit gave it
+        return ErrorCode.DEADLINE_EXCEEDED
+    return ErrorCode.INVALID_INPUT if status == 422 else ErrorCode.PROVIDER_ERROR
 
 
 def _called_back(said: Json, word: str) -> Update:
@@ -410,7 +448,7 @@ def _called_back(said: Json, word: str) -> Update:
         return Update(status=JobStatus.PROCESSING, provider_status=word)
     status = re.search(r"status code: ([0-9]{3})\b", str(said.get("error")))  # how fal words a model's own refusal
     detail = payload if isinstance(payload, dict) else {}
-    return _failed(int(status[1]) if status else 0, detail, said)
+    return _failed(None, said, detail, int(status[1]) if status else 0)
 
 
 # -- callbacks ------------------------------------------------------------------------------------

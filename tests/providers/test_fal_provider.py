@@ -150,6 +150,35 @@ def test_hex_in_capitals_and_headers_in_any_case_are_the_same() -> None:
     assert verify({**headers, "Content-Type": "é", "content-type": "twice"}) is True
 
 
+# -- outputs of every shape -------------------------------------------------------------------------
+
+VIDEO, THUMB = "https://v3.fal.media/a.mp4", "https://v3.fal.media/t.png"
+
+
+@pytest.mark.parametrize(
+    ("payload", "wanted"),
+    [
+        ({"video_url": VIDEO, "thumbnail": {"url": THUMB, "width": 4}}, [VIDEO, THUMB]),
+        ({"video": {"url": VIDEO, "thumbnail_url": THUMB}}, [VIDEO, THUMB]),
+        ({"video": {"url": VIDEO, "poster": {"url": THUMB}}, "text": "a kite"}, [VIDEO, THUMB]),
+        ({"frames": [THUMB, {"url": VIDEO}], "seed": 7}, [THUMB, VIDEO]),
+        ({"video_url": VIDEO, "video": {"url": VIDEO, "content_type": "video/mp4"}}, [VIDEO]),
+        ({"video_url": VIDEO, "request": {"image_urls": [THUMB], "image": {"url": THUMB}}}, [VIDEO]),
+        ({"input": {"image_url": THUMB}}, [THUMB]),
+        ([[VIDEO], {"more": {"deep": [{"x": THUMB}]}}], [VIDEO, THUMB]),
+        ({"url": "no URL", "video_url": VIDEO}, [VIDEO]),
+    ],
+)
+def test_no_shape_hides_another(payload: Any, wanted: list[str]) -> None:
+    assert [shown.url for shown in called_back(status="OK", payload=payload).update.outputs] == wanted
+
+
+def test_a_description_says_more_than_the_bare_url() -> None:
+    payload = {"video_url": VIDEO, "video": {"url": VIDEO, "content_type": "video/webm", "file_size": 9}}
+    (shown,) = called_back(status="OK", payload=payload).update.outputs
+    assert (shown.content_type, shown.bytes) == ("video/webm", 9)
+
+
 # -- where the key goes ---------------------------------------------------------------------------
 
 
@@ -223,12 +252,39 @@ def test_followed_request_is_named_below_its_model_or_nowhere() -> None:
         "a b/c",
         "https://x.test/a",
         "a/b?c=d",
+        "workflows/someone",
+        "comfy/x",
+        "12-",
     ],
 )
 def test_a_model_that_would_lead_elsewhere_is_refused(model: str) -> None:
     with pytest.raises(Invalid) as refused:
         provider.operations["queue"].validate({"model": model, "input": {}})
     assert refused.value.param == "input.model" and "fal-ai/flux/dev" in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [
+        ("123-clip-maker", "123/clip-maker"),
+        ("workflows/a/b", "workflows/a/b"),
+        ("comfy/a/b/c", "comfy/a/b/c"),
+        ("workflows-x/a", "workflows-x/a"),
+        ("fal-ai/flux", "fal-ai/flux"),
+    ],
+)
+def test_models_of_every_notation_are_taken(model: str, path: str) -> None:
+    provider.operations["queue"].validate({"model": model, "input": {}})
+    request = next(provider.submit(a_call(input={"model": model, "input": {}})))
+    assert request.url == f"https://queue.fal.run/{path}"
+
+
+@pytest.mark.parametrize("named", ["r1", "fal-ai/requests/r1", "workflows/a/requests/r1", "fal-ai/flux/requests/"])
+def test_an_id_that_says_no_app_cannot_be_followed(named: str) -> None:
+    with pytest.raises(Invalid):
+        provider.follows("queue", named)
+    for whole in ("fal-ai/flux/requests/r1", "workflows/a/b/requests/r1", "12-foo/requests/r1"):
+        provider.follows("queue", whole)
 
 
 def test_our_url_survives_the_query() -> None:

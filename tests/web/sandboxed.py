@@ -30,11 +30,15 @@ async def running(tmp_path: Path, clock: Clock | None = None, **settings: str) -
 
 @asynccontextmanager
 async def calling(
-    tmp_path: Path, sandbox_url: str, names: Sequence[str] = ("pixverse", "peakmv"), **settings: str
+    tmp_path: Path,
+    sandbox_url: str,
+    names: Sequence[str] = ("pixverse", "peakmv"),
+    clock: Clock | None = None,
+    **settings: str,
 ) -> AsyncIterator["Sandboxed"]:
     """Such a service beside that sandbox, which has forgotten these providers' jobs and does new ones at once."""
     more = {"CALLSHEET_SANDBOX_URL": sandbox_url, **settings}
-    async with running(tmp_path, **more) as service, httpx2.AsyncClient(base_url=sandbox_url) as sandbox:
+    async with running(tmp_path, clock, **more) as service, httpx2.AsyncClient(base_url=sandbox_url) as sandbox:
         call = Sandboxed(service, sandbox)
         for provider in names:
             await call.control("POST", provider, "reset")
