@@ -55,6 +55,7 @@ class Accounts:
         self.credential = self.credentials.credential
         self.credential_by_number = self.credentials.credential_by_number
         self.known, self.provider_of = self.credentials.known, self.credentials.provider_of
+        self.beside = self.credentials.beside
         self.is_sandbox = self.credentials.is_sandbox
 
     async def start(self) -> None:

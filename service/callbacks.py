@@ -9,10 +9,12 @@ from service.clock import Clock
 from service.crypto import Vault
 from service.errors import BadRequest, Missing, SignatureRefused, Unauthenticated
 from service.facts import Arrival, Hint, RawCallback
+from service.masking import Masks
 from service.models import Applied, Credential, Job
 from service.providers import Provider, ReadCallback
 from service.states import DEFAULT_TENANT, CallbackVerdict, Record, Source
 from service.stores import Store
+from service.told import masks_of
 from service.transitions import Transitions
 
 REJECTED_KEPT = 20  # per provider, for the operator; the rest are counted
@@ -28,9 +30,13 @@ class Answer(Record, frozen=True, kw_only=True):
 
 
 class _Addressee(Record, frozen=True, kw_only=True):
-    """Whose callback URL was called: a credential's, and a job's where the URL is per job."""
+    """Whose callback URL was called: a credential's, and a job's where the URL is per job.
+
+    `masks` are of what its provider knows of us: it verifies and is read as it came, and is kept without it.
+    """
 
     credential: Credential
+    masks: Masks
     job: Job | None = None
 
 
@@ -59,7 +65,7 @@ class Callbacks:
         provider = self._provider(name)
         to = await self._addressee(name, token)
         fresh = await self._verify(provider, to, headers, body)
-        read = await self._read(provider, body)
+        read = await self._read(provider, to, body)
         applied = await self._apply(to, self._arrival(provider, to, read, body, fresh=fresh))
         self._count(name, applied.verdict)
         if applied.verdict == "missing":
@@ -76,7 +82,8 @@ class Callbacks:
     async def _addressee(self, name: str, token: str | None) -> _Addressee:
         if token is None:
             tenant = await self._accounts.tenant(DEFAULT_TENANT)
-            return _Addressee(credential=await self._accounts.credential(tenant.num, name))
+            default = await self._accounts.credential(tenant.num, name)
+            return _Addressee(credential=default, masks=masks_of(default))
         subject = self._vault.read_token(token)
         job = credential = None
         if subject is not None and subject.startswith("job_"):
@@ -87,14 +94,14 @@ class Callbacks:
         if credential is None or credential.provider != name:
             self._count(name, "rejected")
             raise Missing("This callback URL is not one of ours.", code="unknown_callback_url")
-        return _Addressee(credential=credential, job=job)
+        return _Addressee(credential=credential, masks=masks_of(credential, token), job=job)
 
     async def _verify(self, provider: Provider, to: _Addressee, headers: Mapping[str, str], body: bytes) -> bool:
         """True: authentic and fresh. False: it proves nothing about now, the status is read back."""
         try:
             return await self._verified(provider, to.credential, headers, body)
         except SignatureRefused as refused:
-            await self._reject(provider.name, refused.reason, body)
+            await self._reject(to, refused.reason, body)
             raise Unauthenticated("The signature does not verify.", code="bad_signature") from None
 
     async def _verified(
@@ -113,21 +120,21 @@ class Callbacks:
                 raise
             return provider.verify_callback(headers, body, newer, now_s)
 
-    async def _read(self, provider: Provider, body: bytes) -> ReadCallback:
+    async def _read(self, provider: Provider, to: _Addressee, body: bytes) -> ReadCallback:
         try:
             return provider.read_callback(body)
         except BadRequest as refused:
-            await self._reject(provider.name, refused.detail, body)
+            await self._reject(to, refused.detail, body)
             raise
 
-    async def _reject(self, name: str, reason: str, body: bytes) -> None:
-        self._count(name, "rejected")
+    async def _reject(self, to: _Addressee, reason: str, body: bytes) -> None:
+        self._count(to.credential.provider, "rejected")
         kept = RawCallback(
-            provider=name,
+            provider=to.credential.provider,
             received_at=self._clock.now(),
             verdict=CallbackVerdict.REJECTED,
             reason=reason,
-            body=body[:REJECTED_BYTES],
+            body=to.masks.head(body, REJECTED_BYTES),
         )
         await self._store.record_rejected(kept, REJECTED_KEPT)
 
@@ -141,10 +148,11 @@ class Callbacks:
             received_at=self._clock.now(),
             verdict=CallbackVerdict.VERIFIED if proves else CallbackVerdict.HINT,
             reason=None if proves else "not fresh" if not fresh else "it proves nothing by itself",
-            body=body,
+            body=to.masks.data(body),
         )
+        update = to.masks.inside(read.update) if raw.body != body else read.update
         return Arrival(
-            fact=read.update if proves else Hint(claims=named if to.job is not None else None),
+            fact=update if proves else Hint(claims=named if to.job is not None else None),
             source=Source.CALLBACK,
             job=to.job.num if to.job is not None else None,
             credential=to.credential.num,
@@ -157,7 +165,7 @@ class Callbacks:
         """Where the URL names a job whose ids are known, the body must name one of them."""
         job = to.job
         if job is not None and job.provider_job_ids and arrival.provider_job_id not in job.provider_job_ids:
-            await self._reject(arrival.callback.provider if arrival.callback else "", "it names another job", b"")
+            await self._reject(to, "it names another job", b"")
             raise Missing("The body names another job than the URL.", code="unknown_job")
         return await self._transitions.apply_one(arrival)
 

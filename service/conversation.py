@@ -12,6 +12,7 @@ from service.framing import Outgoing, StreamBody
 from service.loops import UNLIMITED
 from service.models import Credential, Job
 from service.providers import Call, Form, Reply, Request
+from service.told import Beside, Told
 
 V = TypeVar("V")
 FormBody = Callable[[Form, str], Awaitable[StreamBody]]  # of a form and its boundary; raises `NotSent`
@@ -70,8 +71,8 @@ class Lease:
 
 
 class Conversations:
-    def __init__(self, egress: Egress, form_body: FormBody | None = None):
-        self._egress, self._form_body = egress, form_body
+    def __init__(self, egress: Egress, form_body: FormBody | None = None, beside: Beside = lambda _key: ()):
+        self._egress, self._form_body, self._beside = egress, form_body, beside
 
     async def hold(
         self,
@@ -79,13 +80,33 @@ class Conversations:
         lease: Lease,
         begin: Callable[[Request], Awaitable[bool]] | None = None,
         charging_s: float = READ_S,
+        *,
+        for_secrets: bool = False,
     ) -> V | NotNow | Unknown:
         """Drive the verb to its verdict. `charging_s` bounds the POST that charges; it is less than the lease.
 
         `begin` commits `submitting` before a request that charges; where it returns False nothing is sent and
         `Stopped` is raised; where the database cannot be asked now, nothing is sent either.
         A request that charges goes out once, on its own connection; no reply to it is `Unknown`.
+        The provider's file reads replies as they came; what it makes of them tells none of our keys and tokens,
+        but where a secret is what was asked for.
         """
+        told = Told(self._beside)
+        try:
+            verdict = await self._driven(steps, lease, told, begin, charging_s)
+            return verdict if for_secrets else told.kept_out(verdict)
+        except Exception as error:
+            told.kept_out_of(error)
+            raise
+
+    async def _driven(
+        self,
+        steps: Generator[Request, Reply, V],
+        lease: Lease,
+        told: Told,
+        begin: Callable[[Request], Awaitable[bool]] | None,
+        charging_s: float,
+    ) -> V | NotNow | Unknown:
         charged = False
         try:
             request = next(steps)
@@ -104,6 +125,7 @@ class Conversations:
                 if isinstance(reply, NotNow | Unknown):
                     return Unknown(reason=reply.reason) if charged else reply  # what went before it was sent
                 charged = charged or request.charges
+                told.heard(request, reply)
                 request = steps.send(reply)
         except StopIteration as finished:
             verdict: V = finished.value

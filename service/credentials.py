@@ -13,6 +13,7 @@ from service.providers import Provider
 from service.sealed import CredentialSecrets, Sealed
 from service.settings import ProviderSettings, Settings
 from service.stores import Store
+from service.told import of_secret
 
 REREAD_S = 1.0
 OVERLAP_MS = 10_000  # what was touched this long ago is read again: clocks differ, and commits come late
@@ -39,6 +40,7 @@ class Credentials:
         self._token_of = token_of
         self._default: int | None = None  # the tenant that settings are for
         self._by_number: dict[int, Credential] = {}
+        self._beside: dict[str, str] = {}  # callback secrets, by the API key that they go with
         self._given: dict[tuple[int, str], Credential] = {}  # by API
         self._brought: dict[tuple[int, str], Credential] = {}  # by this process's settings
         self._read_at, self._newest = float("-inf"), 0
@@ -82,6 +84,10 @@ class Credentials:
         """Whose credential it is, for counting what is under way; empty where it is not known here."""
         found = self._by_number.get(num)
         return found.provider if found is not None else ""
+
+    def beside(self, api_key: str) -> tuple[str, ...]:
+        """What the provider of this key knows of us beside it."""
+        return tuple(of_secret(self._beside[api_key])) if api_key in self._beside else ()
 
     def is_sandbox(self, num: int) -> bool:
         return num in self._sandboxed
@@ -168,6 +174,8 @@ class Credentials:
 
     def _keep(self, credential: Credential) -> None:
         self._by_number[credential.num] = credential
+        if credential.callback_secret is not None:
+            self._beside[credential.api_key] = credential.callback_secret  # the last that was seen
         if credential.source == SANDBOX:
             self._sandboxed.add(credential.num)
 

@@ -25,6 +25,7 @@ from service.sealed import Sealed
 from service.settings import Settings
 from service.states import DEFAULT_TENANT, DeliveryStatus, EndpointStatus, Record
 from service.stores import Store
+from service.told import masks_of_target
 from service.views import event_body
 
 log = logging.getLogger("callsheet.delivery")
@@ -195,7 +196,7 @@ class Delivery:
             )
         except (NotSent, Lost) as error:
             return Try(error=error.kind)
-        return _read_answer(answer, now_s)
+        return _read_answer(answer, now_s, target)
 
     def _judged(
         self, delivery: DueDelivery, made: Try, target: OpenTarget | None, at: int, duration_ms: int
@@ -266,6 +267,7 @@ def _callback_target(url: str, secrets: Sequence[str]) -> OpenTarget:
         id=None,
         url=url,
         headers={},
+        masks=masks_of_target(url, {}, secrets),
         keys=tuple(signatures.HmacKey(signatures.parse_secret(secret)) for secret in secrets),
         status=EndpointStatus.ACTIVE,
         deleted=False,
@@ -274,13 +276,13 @@ def _callback_target(url: str, secrets: Sequence[str]) -> OpenTarget:
     )
 
 
-def _read_answer(answer: Answer, now_s: int) -> Try:
+def _read_answer(answer: Answer, now_s: int, target: OpenTarget) -> Try:
     error = None
     if not 200 <= answer.status < 300:
         error = "redirect" if 300 <= answer.status < 400 else "status"
     return Try(
         status_code=answer.status,
         error=error,
-        response=answer.body[:KEPT_BYTES],
+        response=target.masks.head(answer.body, KEPT_BYTES) if answer.body else b"",
         retry_after=retries.retry_after(answer.headers.get("retry-after"), now=now_s),
     )

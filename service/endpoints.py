@@ -11,10 +11,12 @@ from service.clock import Clock
 from service.errors import Conflict, Invalid, Missing
 from service.filters import checked_filter, matches
 from service.ids import new_id
+from service.masking import Masks
 from service.models import Announcement, DueDelivery, Endpoint, Event, Job, Target
 from service.sealed import EndpointTarget, Sealed, SigningSecret, live, rotated
 from service.states import EndpointStatus, Json, Record
 from service.stores import Offer, Page, Store
+from service.told import masks_of_target
 from service.views import event_body, instant
 
 EVENT_TYPES = {
@@ -84,6 +86,7 @@ class OpenTarget(Record, frozen=True, kw_only=True):
     version: int = 0
     url: str
     headers: dict[str, str]
+    masks: Masks  # of all that the subscriber knows of it, for what it says
     keys: tuple[signatures.HmacKey, ...]
     status: EndpointStatus
     deleted: bool
@@ -209,6 +212,7 @@ class Endpoints:
             version=endpoint.version,
             url=target.url,
             headers=target.headers,
+            masks=masks_of_target(target.url, target.headers, secrets),
             keys=tuple(signatures.HmacKey(signatures.parse_secret(secret)) for secret in secrets),
             status=endpoint.status,
             deleted=endpoint.deleted,

@@ -8,10 +8,12 @@ from service import media
 from service.egress import Egress
 from service.errors import Gone, Lost, NotSent, Refusal, Unavailable
 from service.framing import Outgoing
+from service.masking import masked
 from service.providers import Request
 from service.ranges import Range, beyond, content_range, cut, read_content_range, read_range
 from service.states import Record
 from service.streams import Streamed
+from service.told import masks_of_request
 
 HEADERS_S, IDLE_S = 20.0, 60.0
 MEASURE_S = 60.0  # for reading through a thing to learn its length
@@ -43,9 +45,10 @@ class Opened(Record, frozen=True, kw_only=True):
 class Flow:
     """A reply of the provider under way. Iterated, it is the body that the client gets; closed, the request ends."""
 
-    def __init__(self, url: str, streamed: Streamed, stack: AsyncExitStack):
-        self.url, self.streamed, self._stack = url, streamed, stack
-        self.chunks = streamed.chunks()
+    def __init__(self, request: Request, streamed: Streamed, stack: AsyncExitStack):
+        self.url, self.streamed, self._stack = request.url, streamed, stack
+        self.masks = masks_of_request(request)
+        self.chunks = masked(streamed.chunks(), self.masks)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self.chunks
@@ -97,7 +100,7 @@ class Fetching:
             streaming = self._egress.stream(
                 outgoing, deadline=HEADERS_S, idle=IDLE_S, max_bytes=LARGEST_BYTES, trusted=True
             )
-            return Flow(request.url, await stack.enter_async_context(streaming), stack)
+            return Flow(request, await stack.enter_async_context(streaming), stack)
         except BaseException:
             await stack.aclose()
             raise
@@ -202,7 +205,7 @@ def _refusal(streamed: Streamed) -> Refusal:
 
 
 def _opened(flow: Flow, name: str, length: int | None, *more: tuple[str, str]) -> Opened:
-    header = flow.streamed.header
+    header = {name: flow.masks.text(value) for name, value in flow.streamed.header.items()}
     kind = header.get("content-type", media.ANYTHING)
     said = tuple((each, header[each]) for each in _SAID if _sendable(header.get(each, "")))
     sized = (("content-length", str(length)),) if length is not None else ()

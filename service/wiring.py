@@ -55,7 +55,7 @@ class Parts:
             store=self.store, vault=self.vault, settings=self.settings, clock=self.clock,
             reaches_us=self.calling.reaches_us,
         )  # fmt: skip
-        self.conversations = Conversations(self.egress, self.files.form_body)
+        self.conversations = Conversations(self.egress, self.files.form_body, self.accounts.beside)
         self.account_facts = AccountFacts(
             conversations=self.conversations, providers=self.known, settings=self.settings, clock=self.clock
         )

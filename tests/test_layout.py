@@ -16,6 +16,7 @@ LAYERS: list[set[str]] = [
     {"models"},
     {
         "header_lines",
+        "masking",
         "signatures",
         "retries",
         "addresses",
@@ -37,7 +38,7 @@ LAYERS: list[set[str]] = [
         "metrics",
     },
     {"egress", "sealed", "providers", "stores", "loops"},
-    {"fleet"},
+    {"fleet", "told"},
     {
         "outcomes",
         "rules_submit",

@@ -28,16 +28,18 @@ from service.errors import (
 )
 from service.facts import Arrival, Hint, Update
 from service.framing import Outgoing, StreamBody
+from service.masking import masked
 from service.passthrough.bodies import PIECE_BYTES, Asked, Feeding, Relayed, Spools, joined, sliced, up_to
 from service.passthrough.intents import Intent, intended
 from service.passthrough.jobs import IDLE_S, PassthroughJobs
 from service.passthrough.recognising import Aim, headers_for, recognised
-from service.passthrough.relaying import Rewriting, safe_path, safe_query, tells, to_caller
+from service.passthrough.relaying import Rewriting, is_json, is_plain, safe_path, safe_query, tells, to_caller
 from service.providers import Provider, Recognised, Reply
 from service.settings import Settings
 from service.states import Source
 from service.stores import Store
 from service.streams import Streamed
+from service.told import masks_of
 from service.transitions import Transitions
 
 log = logging.getLogger("callsheet.passthrough")
@@ -110,7 +112,10 @@ class Passthrough:
             text = f"This call is about the account: make a key with the scope `{ACCOUNT_SCOPE}` for it."
             raise Forbidden(text)
         credential = await self._accounts.credential(who.tenant, provider.name)
-        return Aim(provider=provider, credential=credential, path=path, query=query, seen=seen, tenant=who.tenant)
+        masks = masks_of(credential, asked.secret)
+        return Aim(
+            provider=provider, credential=credential, path=path, query=query, seen=seen, tenant=who.tenant, masks=masks
+        )
 
     @contextmanager
     def _slot(self, tenant: int) -> Iterator[None]:
@@ -157,7 +162,7 @@ class Passthrough:
 
     async def _answer(self, aim: Aim, asked: Asked, streamed: Streamed, stack: AsyncExitStack) -> Relayed:
         reads = aim.seen.kind == "status" or bool(aim.provider.url_fields)
-        if not reads or asked.method == "HEAD" or not _is_json(streamed):
+        if not reads or asked.method == "HEAD" or not is_json(streamed.header):
             return self._streaming(aim, streamed, streamed.chunks(), stack.pop_all())
         pieces = streamed.chunks()
         try:
@@ -174,7 +179,8 @@ class Passthrough:
 
     def _whole(self, aim: Aim, streamed: Streamed, body: bytes, stack: AsyncExitStack, **more: str) -> Relayed:
         """A large one is under way until it is taken: clients that do not read must not fill the memory."""
-        if _is_json(streamed) and len(body) <= JSON_BYTES:
+        body = aim.masks.data(body) if is_plain(streamed.header) else body
+        if is_json(streamed.header) and len(body) <= JSON_BYTES:
             body = self._rewriting(aim).json(body, aim.provider.url_fields)
         headers = {**self._returned(aim, streamed), **more}
         if len(body) <= PIECE_BYTES:
@@ -190,10 +196,12 @@ class Passthrough:
         sized = streamed.status != 304 and "transfer-encoding" not in streamed.header
         if sized and "content-length" in streamed.header:
             headers["content-length"] = streamed.header["content-length"]
-        return Relayed(streamed.status, headers, rest=pieces, close=stack.aclose)
+        passing = masked(pieces, aim.masks) if is_plain(streamed.header) else pieces
+        return Relayed(streamed.status, headers, rest=passing, close=stack.aclose)
 
     def _returned(self, aim: Aim, streamed: Streamed) -> dict[str, str]:
-        headers, rewriting = to_caller(streamed.header, api_key=aim.credential.api_key), self._rewriting(aim)
+        kept = to_caller(streamed.header, api_key=aim.credential.api_key)
+        headers, rewriting = {name: aim.masks.text(value) for name, value in kept.items()}, self._rewriting(aim)
         for name in ("location", "content-location"):
             if name in headers:
                 headers[name] = rewriting.location(headers[name], aim.url)
@@ -230,6 +238,7 @@ class Passthrough:
         finally:
             steps.close()
         if isinstance(fact, Update | Hint):
+            fact = aim.masks.inside(fact)
             await self._transitions.apply_one(
                 Arrival(job=job.num, provider_job_id=named, fact=fact, source=Source.POLL)
             )
@@ -279,12 +288,6 @@ class Passthrough:
             closing = asyncio.get_running_loop().create_task(task.result().aclose())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
-
-
-def _is_json(streamed: Streamed) -> bool:
-    kind = streamed.header.get("content-type", "").partition(";")[0].strip().lower()
-    coded = streamed.header.get("content-encoding", "identity").lower() != "identity"
-    return not coded and (kind == "application/json" or kind.endswith("+json"))
 
 
 def _not_relayed(provider: Provider, error: NotSent | Lost) -> Refusal:

@@ -29,6 +29,7 @@ from service.spending import over_budget
 from service.states import ErrorCode, JobStatus, Record, Source
 from service.stores import Store
 from service.streams import Streamed
+from service.told import masks_of
 from service.transitions import Transitions
 
 log = logging.getLogger("callsheet.passthrough")
@@ -87,6 +88,7 @@ class PassthroughJobs:
                 await self._not_read(job, lease, error, repeats=repeats)
                 raise _refusal(intent.provider, job, error) from None
             verdict = await self._verdict(steps if asked else None, forwarded, lease)
+            verdict = masks_of(intent.credential).inside(verdict)
             await self._record(intent, job, verdict, lease, repeats=repeats)
             return forwarded
         finally:

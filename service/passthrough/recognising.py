@@ -2,6 +2,7 @@
 
 from urllib.parse import parse_qsl
 
+from service.masking import Masks
 from service.models import Credential
 from service.passthrough.bodies import Asked
 from service.passthrough.relaying import folded, to_provider
@@ -20,6 +21,7 @@ class Aim(Record, frozen=True, kw_only=True):
     query: str
     seen: Recognised
     tenant: int
+    masks: Masks  # of what the provider's words must not show to the caller, nor to anybody
 
     @property
     def url(self) -> str:

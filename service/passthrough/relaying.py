@@ -143,6 +143,17 @@ def _wire(value: str) -> str:
     return value.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
+def is_json(said: Mapping[str, str]) -> bool:
+    """By a reply's headers (names in lower case)."""
+    kind = said.get("content-type", "").partition(";")[0].strip().lower()
+    return is_plain(said) and (kind == "application/json" or kind.endswith("+json"))
+
+
+def is_plain(said: Mapping[str, str]) -> bool:
+    """Not in a coding that hides its bytes: none was asked for."""
+    return said.get("content-encoding", "identity").strip().lower() in ("identity", "")
+
+
 # -- URLs in replies
 
 
