@@ -67,7 +67,7 @@ class CallbackKeys:
         call = account_call(credential, self._clock.now(), self._settings.options_of(provider.name))
         lease = Lease(None, UNLIMITED, self._clock)
         try:
-            found: Any = await self._conversations.hold(provider.keys(call), lease, for_secrets=True)
+            found: Any = await self._conversations.hold(provider.keys(call), lease)
         except CallsheetError:
             return
         if not isinstance(found, NotNow | Unknown) and found:

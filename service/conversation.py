@@ -80,21 +80,17 @@ class Conversations:
         lease: Lease,
         begin: Callable[[Request], Awaitable[bool]] | None = None,
         charging_s: float = READ_S,
-        *,
-        for_secrets: bool = False,
     ) -> V | NotNow | Unknown:
         """Drive the verb to its verdict. `charging_s` bounds the POST that charges; it is less than the lease.
 
         `begin` commits `submitting` before a request that charges; where it returns False nothing is sent and
         `Stopped` is raised; where the database cannot be asked now, nothing is sent either.
         A request that charges goes out once, on its own connection; no reply to it is `Unknown`.
-        The provider's file reads replies as they came; what it makes of them tells none of our keys and tokens,
-        but where a secret is what was asked for.
+        The provider's file reads replies as they came; what it makes of them tells none of our keys and tokens.
         """
         told = Told(self._beside)
         try:
-            verdict = await self._driven(steps, lease, told, begin, charging_s)
-            return verdict if for_secrets else told.kept_out(verdict)
+            return told.kept_out(await self._driven(steps, lease, told, begin, charging_s))
         except Exception as error:
             told.kept_out_of(error)
             raise

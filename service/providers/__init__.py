@@ -42,6 +42,7 @@ class Request(Record, frozen=True, kw_only=True):
     body: bytes = b""
     form: Form | None = None  # in place of `body`
     charges: bool = False
+    for_secret: bool = False  # it asks for a secret of ours, which its reply may tell
     keep: Json | None = None  # with `charges`: what earlier steps gave, committed before it; `Call.kept` of a repeat
     optional: bool = False  # the verb goes on without a reply: it is sent one of status 0
 

@@ -162,7 +162,8 @@ class Replicate(Provider):
 
     def keys(self, call: Call) -> Generator[Request, Reply, Sequence[str]]:
         """The secret that signs the account's callbacks."""
-        reply = yield _get(call, f"{call.base_url}/v1/webhooks/default/secret")
+        url = f"{call.base_url}/v1/webhooks/default/secret"
+        reply = yield Request(method="GET", url=url, headers=_headers(call), for_secret=True)
         key = text_of(read_object(reply.body).get("key"))
         if reply.status != 200 or key is None:
             raise Unavailable(f"Replicate did not give its signing secret: HTTP {reply.status}")
