@@ -37,4 +37,11 @@ class Calling:
 
     def _calls(self, credential: Credential, operation: Operation) -> bool:
         given = self._settings.providers.get(credential.provider)
-        return operation.callback and not (given is not None and given.poll) and self.reaches_us(credential)
+        wanted = operation.callback and not (given is not None and given.poll)
+        return wanted and self.reaches_us(credential) and self._takes_our_url(credential)
+
+    def _takes_our_url(self, credential: Credential) -> bool:
+        """A URL that makes the provider refuse the submit is not given; a sandbox takes all."""
+        only_https = self._provider_of(credential.provider).callback_https_only
+        here = credential.source == "sandbox" or self._settings.public_is_loopback
+        return here or not only_https or self._settings.public_url.startswith("https:")

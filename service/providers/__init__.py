@@ -145,6 +145,7 @@ class Provider(Protocol):
     callback_signed: bool = False  # True: a right signature proves the body
     callback_per_account: bool = False  # the URL is registered once per account, not given per submit
     callback_keys: str = "credential"  # whose: `credential` (settings), `account` or `provider` (fetched by `keys`)
+    callback_https_only: bool = False  # it refuses a submit that names another URL
     callback_max_bytes: int = 65_536
     callback_reply: tuple[int, str, bytes] = (200, "text/plain", b"ok")  # "kept, send no more"
     # -- the rest

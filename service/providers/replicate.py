@@ -51,6 +51,7 @@ from service.providers._reading import (
     path_part,
     path_parts,
     read_object,
+    said_text,
     seconds,
     text_of,
 )
@@ -96,6 +97,7 @@ class Replicate(Provider):
     unit = "usd"
     callback_signed = True
     callback_keys = "account"
+    callback_https_only = True
     callback_max_bytes = 8 * 1024 * 1024  # `logs` and `output` may hold much, data URIs among it
     url_fields = frozenset({"get", "cancel", "next", "previous"})
     reads_history = True
@@ -296,7 +298,7 @@ def _not_accepted(reply: Reply, said: Json) -> Refused | NotNow:
 
 def _error_text(said: Json) -> str | None:
     """Errors have a `detail`, some a `title` too."""
-    return text_of(said.get("detail")) or text_of(said.get("title"))
+    return said_text(said.get("detail")) or text_of(said.get("title"))
 
 
 def _wait_s(reply: Reply, said: Json) -> float | None:
@@ -324,10 +326,10 @@ def _update(said: Json, now: int | None) -> Update | None:
     word = text_of(said.get("status"))
     if word is None:
         return None
-    state, kept = word.lower(), {name: value for name, value in said.items() if name not in UNKEPT}
+    state, kept = word.strip().lower(), {name: value for name, value in said.items() if name not in UNKEPT}
     if state in ("failed", "aborted"):
         return Update(status=JobStatus.FAILED, error=_failure(said, state), provider_status=word, provider_data=kept)
-    if state == "canceled":
+    if state in ("canceled", "cancelled"):
         return Update(status=JobStatus.CANCELED, provider_status=word, provider_data=kept)
     if state == SUCCEEDED and said.get("output") not in NO_OUTPUT:
         outputs = tuple(_outputs(said["output"], _expires_at(said)))
@@ -340,7 +342,7 @@ def _update(said: Json, now: int | None) -> Update | None:
 
 
 def _failure(said: Json, state: str) -> JobError:
-    text = text_of(said.get("error"))
+    text = said_text(said.get("error"))
     moderated = any(word in (text or "").lower() for word in MODERATED)
     why = text or ("it was given up before it began" if state == "aborted" else "it gives no reason")
     return JobError(
