@@ -24,6 +24,8 @@ from service.retries import parse_schedule
 
 PREFIX = "CALLSHEET_"
 RETRY_SCHEDULE = "0,5,300,1800,7200,18000,36000,50400,72000,86400"  # the example of Standard Webhooks: 75.6 h
+# This machine and private networks (RFC 1918, 3927, 6598, 4193, 4291): who comes from there may be a proxy.
+PRIVATE = "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,100.64.0.0/10,fc00::/7,fe80::/10"
 _DOTENV_LINE = re.compile(r"""(?:export\s+)?(\w+)\s*=\s*(?:(?:'([^']*)'|"((?:[^"\\]|\\.)*)")\s*(?:\#.*)?|([^'"].*)?)""")
 # What Kubernetes puts into every pod for a Service whose name begins with ours. Nobody typed these.
 _SERVICE_LINK = re.compile(r"\w+_(SERVICE_(HOST|PORT(_\w+)?)|PORT_[0-9]+_(TCP|UDP)(_\w+)?)=.*|\w+_PORT=\w+://.*")
@@ -79,6 +81,12 @@ class Settings:
     retention_files_days: int = knob("7", knobs.whole(1, 36_500), "days", "that uploaded files are kept")
     max_file_bytes: int = knob("104857600", knobs.whole(1, 10**11), "bytes", "of one uploaded file")
     max_stored_bytes: int = knob("10737418240", knobs.whole(1, 10**12 - 1), "bytes", "of a tenant's files, together")
+    peer_connections: int = knob(
+        "1000", knobs.whole(0, 1_000_000), "connections", "open from one address (IPv6: one /64); 0: no cap"
+    )
+    trusted_proxies: tuple[Network, ...] = knob(
+        PRIVATE, knobs.networks, "networks", "whose addresses are proxies' and speak for many: no such cap"
+    )
     stop_delay: int = knob("2", knobs.whole(0, 15), "seconds", "taking requests after SIGTERM while /ready says no")
     log_level: str = knob("INFO", knobs.level, "level", f"how much is logged: {', '.join(LOG_LEVELS)}")
     providers: dict[str, ProviderSettings] = field(default_factory=dict)

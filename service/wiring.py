@@ -23,6 +23,7 @@ from service.passthrough.jobs import PassthroughJobs
 from service.pausing import Pausing
 from service.polling import Polling
 from service.pruning import Pruning
+from service.readiness import Readiness
 from service.reconciling import Reconciling
 from service.submission import Submission
 from service.transitions import Transitions
@@ -107,6 +108,7 @@ class Parts:
             link=stable_links(self.vault, self.settings.public_url),
             delivery=self.delivery,
             waiting=self.waiting,
+            readiness=Readiness(self.store, self.clock),
             loops=self.loops,
             metrics=self.metrics,
         )

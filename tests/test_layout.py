@@ -63,6 +63,7 @@ LAYERS: list[set[str]] = [
         "pruning",
         "restoring",
         "waiting",
+        "readiness",
         "passthrough",
         "reconciling",
     },

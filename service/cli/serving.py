@@ -7,6 +7,7 @@ import resource
 import socket
 import ssl
 from collections.abc import AsyncIterator
+from typing import Any
 
 import uvicorn
 import uvloop
@@ -18,10 +19,12 @@ from service.cli.saying import facts, restored
 from service.cli.stopping import CUT_S, StoppingServer
 from service.errors import CallsheetError, LockHeld
 from service.settings import Settings
+from service.web.connection import protocol
+from service.web.door import Door, Limits
 from service.web.server import create_web
 
 IDLE_CONNECTION_S = 5
-CONNECTIONS = 4_000  # open at once; past it the answer is 503
+CONNECTIONS = 4_000  # open at once; past it those that ask nothing are ended, and then the answer is 503
 FILES = 65_536  # descriptors: connections in and out, where the system's own limit is lower
 BACKLOG = 2_048
 # Requests make few cycles: collect rarely, and never look again at what the start made.
@@ -49,16 +52,36 @@ def run_serve(
         raise CannotServe("SQLite runs its loops in one process: use --role all, or PostgreSQL for workers")
     _check_certificate(ssl_certfile, ssl_keyfile)
     configure_logging(settings)
-    _raise_file_limit()
+    limits = _limits(settings, _raise_file_limit())
     listener = _listen(host, port)
     scheme = "https" if ssl_certfile else "http"
     url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, role, listener, url, ssl_certfile, ssl_keyfile))
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(_serve(settings, limits, role, listener, url, ssl_certfile, ssl_keyfile))
+
+
+class Loop(uvloop.Loop):
+    """A TLS handshake is given as long as a head: nothing of ours sees the connection before it is done."""
+
+    async def create_server(self, *given: Any, ssl: Any = None, **more: Any) -> Any:
+        if ssl is not None:
+            more["ssl_handshake_timeout"] = Limits().head_s
+        return await super().create_server(*given, ssl=ssl, **more)
+
+
+def _limits(settings: Settings, files: int) -> Limits:
+    most = min(CONNECTIONS, files // 2)  # the other half is for what we connect to
+    return Limits(connections=most, per_peer=settings.peer_connections, proxies=settings.trusted_proxies)
 
 
 async def _serve(
-    settings: Settings, role: str, listener: socket.socket, url: str, ssl_certfile: str | None, ssl_keyfile: str | None
+    settings: Settings,
+    limits: Limits,
+    role: str,
+    listener: socket.socket,
+    url: str,
+    ssl_certfile: str | None,
+    ssl_keyfile: str | None,
 ) -> None:
     try:
         service = await build(settings, role=role)
@@ -66,14 +89,13 @@ async def _serve(
         raise CannotServe(f"{held}: stop that one, or give this one another CALLSHEET_DATABASE_URL") from None
     config = uvicorn.Config(
         _web(service, role),
-        http="httptools",
+        http=protocol(Door(limits), limits, settings.public_url),
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,  # what a proxy says of a request decides nothing here
-        limit_concurrency=CONNECTIONS,
         backlog=BACKLOG,
         timeout_keep_alive=IDLE_CONNECTION_S,
         timeout_graceful_shutdown=CUT_S,
@@ -121,9 +143,12 @@ def _check_certificate(certfile: str | None, keyfile: str | None) -> None:
         raise CannotServe(f"--ssl-certfile and --ssl-keyfile cannot be used: {error}") from None
 
 
-def _raise_file_limit() -> None:
+def _raise_file_limit() -> int:
+    """How many descriptors there are."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
     if soft < wanted:
         with contextlib.suppress(OSError, ValueError):  # a sandboxed process keeps what it has
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return wanted
+    return soft

@@ -17,6 +17,7 @@ from service.offers import Offers
 from service.outputs import Outputs
 from service.passthrough import Passthrough
 from service.providers import Provider
+from service.readiness import Readiness
 from service.reconciling import Reconciling
 from service.settings import Settings
 from service.stores import Store
@@ -45,5 +46,6 @@ class Context:
     link: Link
     delivery: Delivery
     waiting: Waiting
+    readiness: Readiness
     loops: Loops
     metrics: Metrics

@@ -7,7 +7,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.errors import Missing
 from service.web.auth import authorized
-from service.web.bodies import check_media, check_size, checked, decode, fingerprint
+from service.web.bodies import OTHER_BYTES, check_media, check_size, checked, decode, fingerprint
 from service.web.calls import Call
 from service.web.context import Context
 from service.web.documents import Documents
@@ -62,6 +62,12 @@ class Methods:
             call.query = read_query(route.query, scope["query_string"])
         if route.body is not None:
             await _read(call, scope["path"])
+        elif not route.reads and _announced(call.headers):
+            await call.read(OTHER_BYTES)  # it says nothing here, but what breaks off is no request
+
+
+def _announced(headers: Mapping[str, str]) -> bool:
+    return "transfer-encoding" in headers or headers.get("content-length", "0").strip("0") != ""
 
 
 async def _read(call: Call, path: str) -> None:

@@ -14,7 +14,15 @@ class UnsupportedMedia(Refusal):
 
 
 class TooSlow(Refusal):
-    status, code, title = 408, "too_slow", "The body did not arrive in time"
+    status, code, title = 408, "too_slow", "The request did not arrive in time"
+
+
+class UrlTooLong(Refusal):
+    status, code, title = 414, "request_url_too_long", "The request's URL is too long"
+
+
+class HeadTooLarge(Refusal):
+    status, code, title = 431, "headers_too_large", "The request's headers are too large"
 
 
 class Internal(Refusal):

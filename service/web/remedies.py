@@ -40,7 +40,8 @@ REMEDIES = _rows(
     ("unknown_callback_url", "This callback URL is not one of ours",
      "Its token was not made here, or its credential is gone: register the URL anew."),
     ("method_not_allowed", "The path has no such method", "Use one that the `Allow` header names."),
-    ("too_slow", "The body did not arrive in time", "The whole body must arrive within 30 seconds: send it again."),
+    ("too_slow", "The request did not arrive in time",
+     "The head of a request must arrive within 10 seconds and the whole body within 30: send it again."),
     # 409
     ("conflict", "The object's state does not allow this", "Read the object and decide anew."),
     ("cancel_unsupported", "The provider cannot cancel",
@@ -71,7 +72,7 @@ REMEDIES = _rows(
     ("result_expired", "The provider does not give the result any more",
      "Providers keep results for a while only, some for ten minutes: fetch them when the event comes. Make it again"
      " by a new job."),
-    # 413, 415, 416
+    # 413, 414, 415, 416, 431
     ("too_large", "The body is too large",
      "A job takes 1 MiB, a callback 1 MiB unless its provider declares more, everything else 64 KiB."
      " Give large media by URL."),
@@ -80,6 +81,9 @@ REMEDIES = _rows(
     ("unsupported_file_type", "The file is of a type that is not taken",
      "`detail` says which types are taken, or what the file's first bytes say that it is: declare that."),
     ("range_not_satisfiable", "The range is beyond the end", "`Content-Range` says how many bytes there are."),
+    ("request_url_too_long", "The request's URL is too long", "Request line and headers may have 64 KiB: shorten it."),
+    ("headers_too_large", "The request's headers are too large",
+     "A request may have 100 header lines and 64 KiB of them, trailers included: leave some out."),
     # 422
     ("invalid", "The request is not valid", "`param` names the field and `detail` what it takes."),
     ("unknown_field", "A field is not known",

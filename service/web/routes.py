@@ -46,10 +46,10 @@ _SECONDS = Query(
 ROUTES: tuple[Route, ...] = (
     # -- where providers call
     Route(method="POST", path="/v1/callbacks/{provider}", name="receiveCallback", scope=None, open_query=True,
-          summary="Where a provider calls whose URL is registered once per account",
+          summary="Where a provider calls whose URL is registered once per account", reads=True,
           answer=callbacks.receive, media="*/*", errors=(400, 401, 404, 413)),
     Route(method="POST", path="/v1/callbacks/{provider}/{token}", name="receiveTokenCallback", scope=None,
-          summary="The same, for a URL that names a job or a credential", open_query=True,
+          summary="The same, for a URL that names a job or a credential", open_query=True, reads=True,
           answer=callbacks.receive, media="*/*", errors=(400, 401, 404, 413)),
     # -- jobs
     Route(method="POST", path="/v1/jobs", name="createJob", scope="jobs:write", status=202, also=(200,),
@@ -128,7 +128,7 @@ ROUTES: tuple[Route, ...] = (
           summary="Send it again now, with its schedule from the start", answer=events.retry, status=202,
           returns=answers.DeliveryData, errors=(409,)),
     # -- files and outputs
-    Route(method="POST", path="/v1/files", name="createFile", scope="jobs:write", status=201, form=True,
+    Route(method="POST", path="/v1/files", name="createFile", scope="jobs:write", status=201, form=True, reads=True,
           summary="Upload a file for jobs to name", answer=files.create, returns=answers.File, errors=(429,),
           links=_links("path.file_id", "getFile deleteFile")),
     Route(method="GET", path="/v1/files", name="listFiles", scope="jobs:read", summary="Your files, newest first",

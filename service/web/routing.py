@@ -26,6 +26,7 @@ class Route(Record):
     answer: Callable[[Any], Awaitable[Reply]]  # of a `Call`
     body: Any = None  # a struct; None: it takes no body, or reads it itself
     body_optional: bool = False
+    reads: bool = False  # it reads its body itself
     form: bool = False  # it takes a file as multipart/form-data, which it reads itself
     max_bytes: int | Callable[[Any], int] = OTHER_BYTES  # of any body; or what is known of a `Context`
     limit: Callable[[Any, Any], int] | None = None  # of this body, by what it says: of `Context` and JSON value

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import secrets
 from collections.abc import Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager
@@ -27,6 +28,7 @@ from service.web.routing import Route
 log = logging.getLogger("callsheet.web")
 
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[Any]]
+CALLBACKS = "/v1/callbacks/"
 REQUEST_ID = b"callsheet-request-id"
 SAFE_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -75,6 +77,7 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope["path"] = plain(scope["path"])
         request_id = f"req_{secrets.token_hex(12)}"
         started = False
 
@@ -105,3 +108,13 @@ class Envelope:
             log.error("%s: %s %s failed", request_id, scope["method"], scope["path"], exc_info=error)
         reply = problem(refusal, public_url=self._public_url, request_id=request_id)
         await send_reply(reply, scope, receive, send)
+
+
+def plain(path: str) -> str:
+    """A callback's path without the slashes that joining a base and a path leaves, doubled or at the end; others as
+    they are.
+    """
+    if "//" not in path and not path.endswith("/"):
+        return path
+    tidied = re.sub("/{2,}", "/", path).rstrip("/")
+    return tidied if tidied.startswith(CALLBACKS) else path

@@ -1,4 +1,4 @@
-"""A body that goes out as it comes: until it ends, its client goes, or its client does not read."""
+"""A body that goes out as it comes: until it ends, or its client goes. One that does not read is ended below."""
 
 import asyncio
 import logging
@@ -10,28 +10,17 @@ from service.errors import CallsheetError
 
 log = logging.getLogger("callsheet.web")
 
-UNREAD_S = 60.0  # that a client may take nothing of what was sent
-
 RawHeaders = list[tuple[bytes, bytes]]
 
 
-class _Unread(CallsheetError):
-    pass
-
-
 async def send_stream(
-    status: int,
-    headers: RawHeaders,
-    body: AsyncIterable[bytes],
-    receive: Receive,
-    send: Send,
-    unread_s: float = UNREAD_S,
+    status: int, headers: RawHeaders, body: AsyncIterable[bytes], receive: Receive, send: Send
 ) -> None:
     """Send it, and close it (`aclose`) in any case. One that breaks leaves the response without an end, so that the
     server cuts the connection and nobody takes what came for the whole.
     """
     # Tasks of asyncio's own: a cancel scope of anyio never reaches a task whose next bytes are always there already.
-    sending = asyncio.create_task(_send(status, headers, body, send, unread_s))
+    sending = asyncio.create_task(_send(status, headers, body, send))
     leaving = asyncio.create_task(_gone(receive))
     try:
         await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -48,14 +37,10 @@ async def send_stream(
         raise error
 
 
-async def _send(status: int, headers: RawHeaders, body: AsyncIterable[bytes], send: Send, unread_s: float) -> None:
+async def _send(status: int, headers: RawHeaders, body: AsyncIterable[bytes], send: Send) -> None:
     await send({"type": "http.response.start", "status": status, "headers": headers})
     async for chunk in body:
-        try:
-            async with asyncio.timeout(unread_s):
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        except TimeoutError:
-            raise _Unread(f"its client took nothing for {unread_s:g} seconds") from None
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
 
 

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+import uvloop
 
 from service import providers
 from service.app import Service, build
 from service.settings import Settings, load
+from service.web.connection import protocol
+from service.web.door import Door, Limits
 from service.web.server import create_web
 
 ADMIN = "an-admin-key-that-the-operator-gave-us-00"
@@ -37,16 +40,17 @@ def sandbox_running(service_url: str) -> Iterator[str]:
 class Served:
     """A service that answers at `url`; its loops run only when ticked. `run` runs a coroutine where it lives."""
 
-    def __init__(self, folder: Path, **more: str):
-        self._folder, self._more = folder, more  # settings beyond those below
+    def __init__(self, folder: Path, limits: Limits = Limits(), **more: str):  # noqa: B008 - it is frozen
+        self._folder, self._limits, self._more = folder, limits, more  # `more`: settings beyond those below
         # With its protocol named, or asyncio leaves Nagle's algorithm on and each answer takes 40 ms.
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._ready = threading.Event()
         self.settings: Settings
         self.service: Service
+        self.door: Door
         self._server: uvicorn.Server
 
     @contextmanager
@@ -74,7 +78,11 @@ class Served:
     async def _serve(self) -> None:
         self.service = await build(self.settings)
         app = create_web(self.service.context)
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, lifespan="off"))
+        self.door = Door(self._limits)
+        http = protocol(self.door, self._limits, self.url)
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, http=http, ws="none", log_level="error", access_log=False, lifespan="off")
+        )
         self._socket.listen()  # what is called before the server is up waits in the backlog
         self._ready.set()
         await self._server.serve(sockets=[self._socket])

@@ -18,6 +18,8 @@ from service.ids import new_id
 from service.models import NewJob
 from service.settings import load
 from service.states import JobStatus, Source
+from service.web.connection import protocol
+from service.web.door import Door, Limits
 from service.web.server import create_web
 from tests.builders import a_job
 from tests.keyed import KEY, Keyed
@@ -54,7 +56,10 @@ async def main(folder: str, provider_url: str, *urls: str) -> None:
     service.context.providers["keyed"] = Keyed()  # type: ignore[index]
     for number, url in enumerate(urls):
         print(await finished(service, number, url), flush=True)
-    config = uvicorn.Config(create_web(service.context), log_level="warning", access_log=False, lifespan="off")
+    http = protocol(Door(Limits()), Limits(), given["CALLSHEET_PUBLIC_URL"])
+    config = uvicorn.Config(
+        create_web(service.context), http=http, log_level="warning", access_log=False, lifespan="off"
+    )
     await uvicorn.Server(config).serve(sockets=[listener])
     await service.close()
 

@@ -1,6 +1,7 @@
 """Events and deliveries over HTTP, and the stream."""
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -117,17 +118,33 @@ async def test_the_stream_begins_behind_the_last_event_that_was_seen(call: Any) 
     text = (await call("GET", path, headers={"last-event-id": oldest["id"]})).text
     assert f"id: {newest['id']}\nevent: job.succeeded\ndata: {{" in text and oldest["id"] not in text
     response = await call("GET", path)  # from now on
-    assert response.headers["content-type"].startswith("text/event-stream") and "id: " not in response.text
+    assert response.headers["content-type"].startswith("text/event-stream") and "data: " not in response.text
     said = await call.refused(422, "invalid", "GET", path, headers={"last-event-id": "evt_nonsense"})
     assert said["param"] == "Last-Event-ID"
+
+
+@pytest.mark.parametrize("before", [0, 1])
+@pytest.mark.parametrize("given", [{}, {"last-event-id": ""}, {"last-event-id": "  "}])
+async def test_a_reader_to_whom_no_event_came_can_come_back(call: Any, before: int, given: dict[str, str]) -> None:
+    for n in range(before):
+        await call.a_finished_job(f"{n}")
+    path = "/v1/events/stream?seconds=1"
+    begun = (await call("GET", path, headers=given)).text
+    (position,) = re.findall("^id: (.*)$", begun, re.MULTILINE)
+    assert "data: " not in begun and not re.search("^:.*id:", begun, re.MULTILINE)  # a comment moves nobody
+    job = await call.a_finished_job("meanwhile")
+    again = (await call("GET", path, headers={"last-event-id": position})).text
+    assert again.count("data: ") == 2 and job["id"] in again
+    last = re.findall("^id: (.*)$", again, re.MULTILINE)[-1]
+    assert "data: " not in (await call("GET", path, headers={"last-event-id": last})).text
 
 
 async def test_the_stream_shows_what_happens_meanwhile_and_nothing_of_other_tenants(call: Any, service: Any) -> None:
     await call.ok("POST", "/v1/tenants", json={"name": "other"})
     theirs = call("GET", "/v1/events/stream?seconds=4", headers={"callsheet-tenant": "other"})
     ours, theirs, _ = await asyncio.gather(call("GET", "/v1/events/stream?seconds=4"), theirs, later(call))
-    assert ours.text.count("id: evt_") == 2
-    assert "id: evt_" not in theirs.text
+    assert ours.text.count("data: ") == 2
+    assert "data: " not in theirs.text
 
 
 async def later(call: Any) -> None:

@@ -1,5 +1,6 @@
 """Providers, health, readiness, metrics, ticks, and the pages."""
 
+import asyncio
 import re
 import sqlite3
 from functools import partial
@@ -12,11 +13,13 @@ import pytest
 import service
 from service import providers
 from service.app import build
+from service.clock import SystemClock
 from service.settings import load
 from service.stores.sqlite import open_store
 from service.web import answers
 from service.web.remedies import REMEDIES
 from service.web.routes import ROUTES
+from tests.web.conftest import environment
 from tests.web.shapes import has_exactly
 
 pytestmark = pytest.mark.anyio
@@ -64,6 +67,42 @@ async def test_a_store_that_cannot_keep_an_accept_is_503_and_not_ready(tmp_path:
             assert response.status_code == 503 and int(response.headers["retry-after"]) > 0
             assert response.json()["code"] == "store_unavailable"
         assert (await call("GET", "/health")).status_code == 200
+    finally:
+        FullDisk.full = False
+        await call.http.aclose()
+        await running.close()
+
+
+class Counting(FullDisk):
+    begun = 0
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        Counting.begun += sql.startswith("BEGIN")
+        return super().execute(sql, *values)
+
+
+class Still(SystemClock):
+    """The system's clock, but that spans are measured by hand."""
+
+    at_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.at_s
+
+
+async def test_readiness_is_looked_at_once_a_second_whoever_asks(tmp_path: Path, make_client: Any) -> None:
+    given = load(environment(tmp_path), known_providers=providers.names())
+    connect, clock = partial(sqlite3.connect, factory=Counting), Still()
+    running = await build(given, clock=clock, open_database=partial(open_store, connect=connect))
+    call = make_client(running)
+    try:
+        for full, status in ((False, 200), (True, 503), (False, 200)):
+            FullDisk.full, before = full, Counting.begun
+            clock.at_s += 1.01
+            together = await asyncio.gather(*(call("GET", "/ready", key=None) for _ in range(20)))
+            after = [await call(method, "/ready", key=None) for method in ("GET", "HEAD", "GET")]
+            assert {reply.status_code for reply in (*together, *after)} == {status}
+            assert Counting.begun - before == 1
     finally:
         FullDisk.full = False
         await call.http.aclose()

@@ -85,7 +85,7 @@ async def ready(call: Call) -> Reply:
     """Raises 503 where an accept could not be kept, and from the beginning of a stop: what comes is still served."""
     if call.context.waiting.released:
         raise Unavailable("This node is stopping: ask another one.", code="stopping")
-    await call.context.store.check()
+    await call.context.readiness.check()
     return json_reply({"ready": True})
 
 
