@@ -9,7 +9,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import aiohttp
@@ -19,11 +19,12 @@ from service import __version__, addresses
 from service.addresses import Policy, Target, UrlRefused
 from service.dialing import Guard, Lookups, Resolve, anything, ask_system
 from service.errors import EgressDenied, NotSent
-from service.exchange import Answer, Exchange, GuardedRequest
+from service.exchange import Answer, Exchange, GuardedRequest, Larger
 from service.framing import Outgoing
+from service.hearing import Hearing
 from service.streams import Streamed
 
-__all__ = ["Answer", "Egress", "Resolve"]
+__all__ = ["Answer", "Egress", "Larger", "Resolve"]
 
 CONNECT_SECONDS = 5.0  # TCP and TLS together, for each address that is tried
 REACH_SECONDS = 15.0  # a free connection, DNS, and all the addresses that are tried
@@ -70,10 +71,12 @@ class Egress:
         trusted: bool = False,
         fresh: bool = False,
         before_first_byte: Callable[[], None] | None = None,
+        larger: Larger | None = None,
     ) -> Answer:
-        """Sends once; returns what came back within `deadline` seconds, of the body up to `max_bytes`.
+        """Sends once; returns what came back within `deadline` seconds, of the body up to `max_bytes`, or `larger`.
 
-        `fresh`: on a connection of its own, closed afterwards. `before_first_byte` runs when the connection stands;
+        `fresh`: on a connection of its own, closed afterwards, and whatever can be read as a reply is one, however
+        odd its framing. `before_first_byte` runs when the connection stands;
         what it raises is raised, and nothing is sent. A redirect is an answer.
         Raises `NotSent` (egress_denied, dns, connect, tls, timeout_connect) only where no byte was written, `Lost`
         (timeout, reset, disconnected, protocol) where any was and no status came; `body` is the kind of both where
@@ -86,10 +89,10 @@ class Egress:
         try:
             async with asyncio.timeout(deadline):
                 await exchange.begin(request, url)
-                await exchange.read(max_bytes)
+                await exchange.read(max_bytes, larger)
         except (NotSent, aiohttp.ClientError, OSError) as error:
-            # With a status line in hand, a deadline or a broken connection only cuts the body.
-            if exchange.response is None:
+            # With a status line in hand, a deadline or a broken connection only cuts what follows it.
+            if not exchange.has_status:
                 raise exchange.verdict(error) from None
         finally:
             exchange.end()
@@ -162,16 +165,19 @@ class Egress:
         unjudged = lane.exempt or proxy is not None
         permits = anything if unjudged else addresses.dial_rule(self._policy, plain=lane.plain)
         guard = self._guards[lane] = Guard(permits, self._lookups[lane.trusted])
+        connector = aiohttp.TCPConnector(
+            resolver=guard,
+            socket_factory=guard.socket,
+            use_dns_cache=False,
+            limit=self._connections,
+            ssl=self._tls,
+            force_close=lane.fresh,
+            keepalive_timeout=None if lane.fresh else IDLE_SECONDS,
+        )
+        # aiohttp has no argument for what reads a connection; its own parser refuses replies that count here.
+        connector._factory = partial(Hearing, asyncio.get_running_loop(), lenient=lane.fresh)  # type: ignore[assignment]
         guard.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                resolver=guard,
-                socket_factory=guard.socket,
-                use_dns_cache=False,
-                limit=self._connections,
-                ssl=self._tls,
-                force_close=lane.fresh,
-                keepalive_timeout=None if lane.fresh else IDLE_SECONDS,
-            ),
+            connector=connector,
             request_class=GuardedRequest,
             headers={"User-Agent": f"Callsheet/{__version__}", "Accept-Encoding": "identity"},
             proxy=proxy,

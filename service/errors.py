@@ -160,8 +160,11 @@ class EgressDenied(NotSent):
 
 
 class Lost(CallsheetError):
-    """Bytes left us and no usable reply came back: the other side may have acted on them."""
+    """Bytes left us and no usable reply came back: the other side may have acted on them.
 
-    def __init__(self, kind: str, detail: str = ""):
+    `stale`: on a connection that had been kept, before any byte of a reply; the peer had probably dropped it before.
+    """
+
+    def __init__(self, kind: str, detail: str = "", *, stale: bool = False):
         super().__init__(detail or kind)
-        self.kind = kind
+        self.kind, self.stale = kind, stale

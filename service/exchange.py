@@ -1,8 +1,8 @@
 """One request through the door and what becomes of it: whether it was sent, what came back."""
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import cast
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple, cast
 
 import aiohttp
 import msgspec
@@ -12,6 +12,8 @@ from yarl import URL
 from service.dialing import Guard, RefusedAddress
 from service.errors import EgressDenied, Lost, NotSent
 from service.framing import Outgoing, sendable_headers
+from service.hearing import Hearing
+from service.reply_reader import Head
 from service.streams import LOST, UNSENT, Body, first_headers, kind
 
 
@@ -26,6 +28,14 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
     complete: bool
     duration_ms: int
+    too_large: bool = False  # the cap cut it
+
+
+class Larger(NamedTuple):
+    """What may be read beyond the usual cap: so many bytes, once it is this reply's turn."""
+
+    most: int
+    turn: Callable[[], Awaitable[None]]
 
 
 class Exchange:
@@ -38,7 +48,8 @@ class Exchange:
         self._refusal: Exception | None = None
         self._broken: Exception | None = None
         self._transport: asyncio.Transport | None = None
-        self._body, self._complete, self._over = bytearray(), False, False
+        self._body, self._complete, self._too_large, self._over = bytearray(), False, False, False
+        self._hearing: Hearing | None = None
 
     async def begin(self, request: Outgoing, url: URL) -> aiohttp.ClientResponse:
         headers, skipped = sendable_headers(request)
@@ -57,11 +68,15 @@ class Exchange:
         self.response = response
         return response
 
-    async def read(self, max_bytes: int) -> None:
-        response = cast(aiohttp.ClientResponse, self.response)
-        while not response.content.at_eof() and len(self._body) <= max_bytes:
-            self._body += await response.content.read(max_bytes + 1 - len(self._body))
-        self._complete = len(self._body) <= max_bytes
+    async def read(self, max_bytes: int, larger: Larger | None = None) -> None:
+        content = cast(aiohttp.ClientResponse, self.response).content
+        while not content.at_eof() and len(self._body) <= max_bytes:
+            self._body += await content.read(max_bytes + 1 - len(self._body))
+            if larger is not None and len(self._body) > max_bytes:
+                await larger.turn()
+                max_bytes, larger = larger.most, None
+        self._too_large = len(self._body) > max_bytes
+        self._complete = not self._too_large
         del self._body[max_bytes:]
 
     async def __call__(self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
@@ -76,7 +91,7 @@ class Exchange:
 
     def connected(self, connection: Connection) -> None:
         self._guard.vet(connection)
-        self._transport = connection.transport
+        self._transport, self._hearing = connection.transport, cast(Hearing, connection.protocol)
 
     def open(self) -> None:
         """The last moment at which nothing is sent; from here on the request counts as sent."""
@@ -97,7 +112,7 @@ class Exchange:
 
     def verdict(self, error: Exception) -> Exception:
         if self.started:
-            return error if isinstance(error, Lost) else self._broken or Lost(kind(error, LOST))
+            return error if isinstance(error, Lost) else self._broken or self._lost(kind(error, LOST))
         if self._refusal is not None:
             return self._refusal
         if isinstance(error, NotSent):
@@ -105,14 +120,33 @@ class Exchange:
         cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
         return EgressDenied() if isinstance(cause, RefusedAddress) else NotSent(kind(error, UNSENT))
 
+    def _lost(self, word: str) -> Lost:
+        heard = self._hearing is None or self._hearing.heard or self._hearing.requests < 2
+        return Lost(word, stale=not heard and word in ("reset", "disconnected"))
+
+    @property
+    def has_status(self) -> bool:
+        """Whether the status line of a reply came, be it alone."""
+        return self.response is not None or self._head_so_far() is not None
+
+    def _head_so_far(self) -> Head | None:
+        return self._hearing.head_so_far if self._hearing is not None and self.started else None
+
     def end(self) -> None:
         self._over = True
         if self.response is not None and not self._complete:
             self.response.close()
 
     def answer(self, duration_ms: int) -> Answer:
-        response = cast(aiohttp.ClientResponse, self.response)
-        return Answer(response.status, first_headers(response), bytes(self._body), self._complete, duration_ms)
+        """What came, if `has_status`."""
+        response = self.response
+        if response is None:
+            head = cast(Head, self._head_so_far())
+            pairs = ((name.decode("latin-1").lower(), value.decode("utf-8", "replace")) for name, value in head.headers)
+            return Answer(head.status, dict(reversed(list(pairs))), b"", False, duration_ms)
+        return Answer(
+            response.status, first_headers(response), bytes(self._body), self._complete, duration_ms, self._too_large
+        )
 
 
 class GuardedRequest(aiohttp.ClientRequest):

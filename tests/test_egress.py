@@ -493,11 +493,9 @@ async def test_what_an_idle_connection_says_unasked_is_no_answer(body: bytes) ->
         await egress.send(request, deadline=2, max_bytes=9)
         received = len(wire.connections[0])
         await asyncio.sleep(0.05)
-        with pytest.raises(NotSent, match="before the request"):
-            await egress.send(request, deadline=2, max_bytes=9)
-        await asyncio.sleep(0.02)
-        assert len(wire.connections[0]) == received
         assert (await egress.send(request, deadline=2, max_bytes=9)).body == b"ok"
+        assert len(wire.connections) == 2
+        assert len(wire.connections[0]) == received
 
 
 @pytest.mark.parametrize("body", [b"", b"{}"])
@@ -635,15 +633,15 @@ async def test_a_reset_before_the_reply_is_lost() -> None:
 
 async def test_a_close_before_the_reply_is_lost() -> None:
     assert await lost(replying()) == "disconnected"
-    assert await lost(replying(b"HTTP/1.1 200 OK\r\nContent-Le")) == "disconnected"
+    assert await lost(replying(b"HTTP/1.1 200 O")) == "disconnected"
 
 
 async def test_a_server_that_hangs_is_lost_at_the_deadline() -> None:
     assert await lost(replying(hang=True), deadline=0.2) == "timeout"
 
 
-async def test_a_server_that_drips_headers_is_lost_at_the_deadline() -> None:
-    dripping = [b"HTTP/1.1 200 OK\r\n", *(b"X-%d: a\r\n" % n for n in range(100))]
+async def test_a_server_that_drips_its_status_line_is_lost_at_the_deadline() -> None:
+    dripping = [b"HTTP/1.1 200 ", *(b"O" for _ in range(100))]
     assert await lost(replying(*dripping, pause=0.03), deadline=0.3) == "timeout"
 
 
@@ -657,9 +655,9 @@ async def test_a_server_that_does_not_read_is_lost_at_the_deadline() -> None:
 
 @pytest.mark.parametrize(
     "reply",
-    [b"SSH-2.0-OpenSSH_9.6\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
-     b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000 + b"\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 5000 + b"\r\n"],
-    ids=["ssh", "status", "length", "long header", "many headers"],
+    [b"SSH-2.0-OpenSSH_9.6\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 99 Low\r\n\r\n", b"ICY 200 OK\r\n\r\n",
+     b"a" * 100_000, b"HTTP/1.1 100 Continue\r\n\r\n" * 30],
+    ids=["ssh", "status", "low status", "icy", "no line", "interim for ever"],
 )  # fmt: skip
 async def test_what_is_not_http_is_lost(reply: bytes) -> None:
     assert await lost(replying(reply, hang=True)) == "protocol"
