@@ -12,6 +12,13 @@ class Clock(Protocol):
         """Seconds that never go back: for leases and deadlines inside one process."""
 
 
+class DueClock(Clock, Protocol):
+    """A store's: what is kept there falls due by it."""
+
+    def due(self) -> int:
+        """Milliseconds as of `now`, from a clock that is not set back: for `due_at`, and nothing that is shown."""
+
+
 class SystemClock:
     """The node's own. Stages are given their store's, which on PostgreSQL is the database's (`Store.clock`)."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from service import retries, signatures
 from service.accounts import Accounts
-from service.clock import Clock
+from service.clock import DueClock
 from service.egress import Answer, Egress
 from service.endpoints import Endpoints, OpenTarget
 from service.errors import Lost, NotSent, StoreUnavailable
@@ -73,7 +73,7 @@ class Delivery:
         sealed: Sealed,
         lanes: Lanes,
         settings: Settings,
-        clock: Clock,
+        clock: DueClock,
         random: Callable[[], float],
         count: Callable[[str, float], Any],
         lease_ms: int = LEASE_MS,
@@ -222,7 +222,7 @@ class Delivery:
             told = {"attempts": delivery.attempts + 1, "status_code": made.status_code, "error": made.error}
             said = self._about(delivery, target, "delivery.failed", told)
             return AttemptResult(**base, status=DeliveryStatus.FAILED, announce=said)
-        return AttemptResult(**base, status=DeliveryStatus.PENDING, due_at=self._clock.now() + int(pause * 1000))
+        return AttemptResult(**base, status=DeliveryStatus.PENDING, due_at=self._clock.due() + int(pause * 1000))
 
     def _pause(self, delivery: DueDelivery, made: Try) -> float | None:
         return retries.next_attempt(
@@ -243,7 +243,7 @@ class Delivery:
 
     def _later(self, delivery: DueDelivery, at: int, wait: float) -> AttemptResult:
         """No attempt yet: the lane's rate, or the store, lets it go later."""
-        due_at = self._clock.now() + int(wait * 1000) + 1
+        due_at = self._clock.due() + int(wait * 1000) + 1
         return AttemptResult(
             delivery=delivery.num, lease=delivery.lease, at=at, duration_ms=0, status=DeliveryStatus.PENDING,
             due_at=due_at, counts=False,

@@ -221,7 +221,7 @@ class AttemptResult(Record, frozen=True, kw_only=True):
     error: str | None = None
     response: bytes = b""
     status: DeliveryStatus
-    due_at: int | None = None
+    due_at: int | None = None  # by the store's `due`
     counts: bool = True  # False: the endpoint was paused meanwhile, nothing was sent
     disable: str | None = None  # the reason to disable the endpoint with
     announce: Announcement | None = None

@@ -151,7 +151,8 @@ class FollowRules(SubmitRules):
 
     @staticmethod
     def _read_soon(job: Job, now: int) -> Job:
-        soon = max(now, (job.last_poll_at or 0) + HINT_EVERY_MS)
+        read_at = min(job.last_poll_at or 0, now)  # a clock that was set back says that it is yet to come
+        soon = max(now, read_at + HINT_EVERY_MS)
         hurries = job.lease is None and job.due_at is not None and job.due_at > soon
         return replace(job, due_at=soon) if hurries else job
 
@@ -217,7 +218,7 @@ class FollowRules(SubmitRules):
         detail = replace(job.detail, progress=whole.progress, queue_position=whole.queue_position, retries=0)
         if before.status is not JobStatus.PROCESSING:
             return announced(touched(replace(moved, detail=detail), now), now, "job.processing")
-        if detail.progress_at is not None and now - detail.progress_at < PROGRESS_EVERY_MS:
+        if detail.progress_at is not None and 0 <= now - detail.progress_at < PROGRESS_EVERY_MS:
             return Decision(verdict="applied", job=touched(replace(moved, detail=detail), now))
         moved = replace(moved, detail=replace(detail, progress_at=now))
         return announced(touched(moved, now), now, "job.progress")

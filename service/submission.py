@@ -220,7 +220,8 @@ class Submission:
         """By reading an id that somebody named, by repeating the POST under the same key, or by looking it up."""
         credential = await self._accounts.credential_by_number(job.credential)
         operation = self._operation(job)
-        repeat_until = (job.submitted_at or 0) + int(operation.settle_s * 1000)
+        since = self._clock.now() - (job.submitted_at or 0)  # below 0 the clock was set back, and nobody knows
+        remembered = operation.settled_by == "same_key" and 0 <= since < operation.settle_s * 1000
         if credential is None:
             await self._record(job, Unknown(reason="the credential is not configured on this node"), lease)
             return
@@ -229,7 +230,7 @@ class Submission:
             await self._read_claimed(job, asking, lease)
         elif operation.settled_by == "person":
             await self._record(job, Unknown(reason="the provider's reply was never read"), lease)
-        elif operation.settled_by == "same_key" and self._clock.now() < repeat_until and not job.detail.passthrough:
+        elif remembered and not job.detail.passthrough:
             await self._post(job, await self._call(job, credential, given, repeat=True), lease)
         else:
             await self._look_up(job, asking, lease)

@@ -1,19 +1,26 @@
-"""Nodes whose own clock is wrong, on PostgreSQL: every time that is kept or compared is the database's."""
+"""Wrong clocks. On PostgreSQL every time that is kept or compared is the database's, whatever a node's own clock says;
+on SQLite what is due goes on by a clock that is not set back.
+"""
 
 import asyncio
 import base64
 import hashlib
 import hmac
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
-from service.app import Service
+from service import providers
+from service.accepting import Submit
+from service.app import Service, build
 from service.clock import SystemClock
+from service.settings import load
 from service.signatures import TOLERANCE_S
 from tests.stores import server
 from tests.test_fleet import endpoint, publish
@@ -31,10 +38,10 @@ class WrongClock(SystemClock):
     """The machine's, and so the database's, but for so many seconds."""
 
     def __init__(self, by: float):
-        self._by = by
+        self.by = by
 
     def now(self) -> int:
-        return super().now() + int(self._by * 1000)
+        return super().now() + int(self.by * 1000)
 
 
 @pytest.fixture
@@ -198,3 +205,88 @@ def signed(named: str, at: int) -> dict[str, str]:
     text = f"{at}\nnonce\nid={named}&status=7".encode()
     signature = base64.b64encode(hmac.new(b"sandbox-callback-secret", text, hashlib.sha256).digest()).decode()
     return {"webhook-timestamp": str(at), "webhook-nonce": "nonce", "webhook-signature": signature}
+
+
+# -- SQLite
+
+OWED = "SELECT 1 FROM deliveries WHERE status = 0"
+
+
+@asynccontextmanager
+async def alone(folder: Path, clock: WrongClock, **more: str) -> AsyncIterator[Service]:
+    environment = {
+        "CALLSHEET_DATABASE_URL": f"sqlite:///{folder}/callsheet.db",
+        "CALLSHEET_PUBLIC_URL": "http://127.0.0.1:1",
+        "CALLSHEET_RETRY_SCHEDULE": "0,1,1,1",
+        **more,
+    }
+    service = await build(load(environment, known_providers=providers.names()), clock=clock)
+    service.context.loops.start()
+    try:
+        yield service
+    finally:
+        await service.close()
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["running", "restarted"])
+@pytest.mark.parametrize(
+    "steps", [[-DAY], [-365 * DAY], [365 * DAY, -365 * DAY]], ids=["day", "year", "there and back"]
+)
+async def test_a_retry_goes_on_when_the_wall_clock_was_set_back(
+    steps: list[float], restarted: bool, tmp_path: Path
+) -> None:
+    """And is signed by the wall clock as it is."""
+    up = False
+
+    async def answer(path: str) -> bytes:
+        return status(200 if up else 503)
+
+    clock = WrongClock(0)
+    async with receiving(answer) as (receiver, target):
+        async with alone(tmp_path, clock) as service:
+            await endpoint(service, f"{target}/in")
+            await publish(service, 1)
+            await until(1, receiver.requests)
+            await until_rows(service, "SELECT 1 FROM attempts")
+            for step in steps:
+                clock.by += step
+                if not restarted:
+                    await publish(service, 1)
+            up = True
+            if not restarted:
+                await until_rows(service, OWED, there=False)
+        if restarted:
+            async with alone(tmp_path, clock) as service:
+                await until_rows(service, OWED, there=False)
+    assert abs(int(receiver.requests[-1][1]["webhook-timestamp"]) - clock.now() / 1000) < TOLERANCE_S
+    events = 1 if restarted else 1 + len(steps)
+    assert len({headers["webhook-id"] for _, headers, _ in receiver.requests}) == events < len(receiver.requests)
+
+
+async def until_rows(service: Service, sql: str, *, there: bool = True) -> None:
+    async with asyncio.timeout(60):
+        while bool(await service.context.store.rows(sql)) is not there:  # noqa: ASYNC110 - of what the loops do
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("by", [-DAY, -365 * DAY])
+async def test_a_submit_and_its_reads_go_on_when_the_wall_clock_was_set_back(
+    sandbox: str, by: float, tmp_path: Path
+) -> None:
+    """A submit that the provider put off, and the job that it then runs."""
+    await control(sandbox, "faults", error_before_accept={"429": 1}, duration_s=[0.5, 0.5])
+    clock, more = WrongClock(0), {"CALLSHEET_SANDBOX_URL": sandbox, "CALLSHEET_API_KEY": "k" * 40}
+    async with alone(tmp_path, clock, **more) as service:
+        who = await service.context.accounts.authenticate(f"Bearer {'k' * 40}")
+        given = {"model": "v5", "prompt": "a cat", "duration": 5, "quality": "540p", "aspect_ratio": "16:9"}
+        text = json.dumps(given).encode()
+        asked = Submit(provider="pixverse", operation="text_to_video", input=given, input_json=text, fingerprint=text)
+        job, _ = await service.context.accepting.accept(who, asked)
+        service.context.loops.wake()
+        await until_rows(service, "SELECT 1 FROM jobs WHERE status = 'queued' AND tries > 0")
+        clock.by += by
+        await control(sandbox, "faults", duration_s=[0.5, 0.5])
+        await until_rows(service, "SELECT 1 FROM jobs WHERE finished_at IS NOT NULL")
+        found = await service.context.store.job_by_number(job.num)
+    assert found is not None and found.status == "succeeded"
+    assert await charges(sandbox) == 1

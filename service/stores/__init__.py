@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
-from service.clock import Clock
+from service.clock import Clock, DueClock
 from service.errors import CallsheetError, StoreUnavailable
 from service.facts import Arrival, RawCallback
 from service.models import (
@@ -112,7 +112,7 @@ class Storage(Record, frozen=True, kw_only=True):
 
 class Store(Protocol):
     nonce: int  # 16 bits made with the database; part of every row id
-    clock: Clock  # by which its times are written: whoever compares with them, or writes more, asks this one
+    clock: DueClock  # by which its times are written: whoever compares with them, or writes more, asks this one
 
     # lifecycle
     async def close(self) -> None: ...
@@ -241,6 +241,7 @@ DRIVER = (
     "PostgreSQL needs a driver. In the clone: .venv/bin/pip install -e '.[postgres]'; elsewhere install asyncpg where"
     " callsheet is installed"
 )
+DUE_CLOCK = "due_clock"  # of SQLite's `meta`: how far its own time has come, and the wall clock's at that moment
 UNFINISHED = "copying"  # the key in `meta` of a database that is not all there yet
 
 

@@ -21,10 +21,18 @@ import msgspec
 from service.clock import Clock
 from service.errors import CallsheetError, StoreUnavailable
 from service.states import Record
-from service.stores import COPIED_AT, DIALECTS, DRIVER, MOVED_AT, UNFINISHED, UnknownDatabase
+from service.stores import COPIED_AT, DIALECTS, DRIVER, DUE_CLOCK, MOVED_AT, UNFINISHED, UnknownDatabase
 
+NEAR_MS = 1_000  # clocks that are read one after the other are no nearer
 FIRST_ROWS, MOST_ROWS, BATCH_BYTES = 64, 5_000, 4 << 20  # of a batch; no single row is larger than a request's body
-LOCAL = {"partitions", "lift", "checked_at", MOVED_AT, UNFINISHED}  # keys of `meta` that are of one database alone
+LOCAL = {
+    "partitions",
+    "lift",
+    "checked_at",
+    DUE_CLOCK,
+    MOVED_AT,
+    UNFINISHED,
+}  # keys of `meta` that are of one database alone
 NUMBERED = ("jobs", "events", "deliveries")  # by their transaction, on PostgreSQL
 # What tells whether anything happened in a source between two runs: whatever does, leaves a higher number or time.
 _marks = ["jobs num", "jobs updated_at", "events num", "deliveries num", "attempts num", "notes num", "callbacks num"]
@@ -85,6 +93,9 @@ class Counted(Record, frozen=True, kw_only=True):
 class Source(Protocol):
     async def close(self) -> None: ...
     def now(self) -> int: ...
+    def apart(self) -> int:
+        """By how many milliseconds what `due_at` is compared with is ahead of `now`."""
+
     async def meta(self) -> dict[str, str]: ...
     async def mark(self) -> str: ...
     async def columns(self, table: str) -> list[str]: ...
@@ -101,6 +112,7 @@ class Source(Protocol):
 
 class Target(Protocol):
     async def close(self) -> None: ...
+    def apart(self) -> int: ...
     async def meta(self) -> dict[str, str]: ...
     async def columns(self, table: str) -> list[str]: ...
     async def count(self, table: Table) -> int: ...
@@ -194,7 +206,7 @@ async def _copy_table(source: Source, target: Target, table: Table, progress: Pr
     while rows := await source.read(table, columns, progress.after, limit):
         reached = tuple(rows[-1][place] for place in places)
         grown = msgspec.structs.replace(progress, after=reached, rows=progress.rows + len(rows))
-        await target.write(table, columns, _free(rows, columns, source.now()), _text(progress), _text(grown))
+        await target.write(table, columns, _free(rows, columns, source, target), _text(progress), _text(grown))
         progress, limit = grown, _next_limit(rows)
         tell(table.name, progress.rows, len(rows))
     ended = Progress(source=progress.source, table=progress.table + 1)
@@ -202,16 +214,19 @@ async def _copy_table(source: Source, target: Target, table: Table, progress: Pr
     return ended
 
 
-def _free(rows: list[Sequence[Any]], columns: Sequence[str], now: int) -> list[Sequence[Any]]:
-    """Nobody works on what is copied: what was leased is due now, as after a start."""
+def _free(rows: list[Sequence[Any]], columns: Sequence[str], source: Source, target: Target) -> list[Sequence[Any]]:
+    """Nobody works on what is copied: what was leased is due now, as after a start. The rest by the target's clock."""
     if "lease" not in columns:
         return rows
     lease, due = columns.index("lease"), columns.index("due_at")
+    now, later = source.now() + target.apart(), target.apart() - source.apart()
     freed: list[Sequence[Any]] = []
     for row in rows:
         values = list(row)
         if values[lease] is not None and values[due] is not None:
             values[due] = now
+        elif values[due] is not None and abs(later) >= NEAR_MS:
+            values[due] += later
         values[lease] = None
         freed.append(values)
     return freed

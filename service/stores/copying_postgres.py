@@ -89,6 +89,9 @@ class PostgresSide:
     def __init__(self, db: Any, pool: Pool, partitions: Partitions):
         self.db, self._pool, self._partitions, self.now = db, pool, partitions, pool.now
 
+    def apart(self) -> int:
+        return 0
+
     async def close(self) -> None:
         await self._pool.close()
         self.db.terminate()

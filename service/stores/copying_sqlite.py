@@ -45,7 +45,7 @@ def _path(url: str) -> Path:
 
 class SqliteSide:
     def __init__(self, files: Files, clock: Clock):
-        self._files, self.db, self.now = files, files.db, clock.now
+        self._files, self.db, self.now, self.apart = files, files.db, clock.now, files.clock.apart
 
     async def close(self) -> None:
         if self.db.in_transaction:

@@ -148,6 +148,10 @@ class PlainRows(PlainFiles, PlainMoney, PlainReconcile):
     def now(self) -> int:
         raise NotImplementedError
 
+    def due(self) -> int:
+        """What `due_at` is compared with."""
+        return self.now()
+
     async def check(self) -> None:
         """A real write: a disk that is full or read-only still answers reads."""
         await self.set_meta("checked_at", str(self.now()))
@@ -203,7 +207,7 @@ class PlainRows(PlainFiles, PlainMoney, PlainReconcile):
     async def renew_lease(self, job: Job, lease_ms: int) -> bool:
         """The lease that the job was claimed with, from now on for so long again; False where it is no more."""
         sql = "UPDATE jobs SET due_at = $1 WHERE num = $2 AND lease = $3 AND due_at IS NOT NULL RETURNING num"
-        return bool(await self.write(sql, self.now() + lease_ms, job.num, job.lease))
+        return bool(await self.write(sql, self.due() + lease_ms, job.num, job.lease))
 
     async def overdue(self, limit: int) -> list[int]:
         sql = "SELECT num FROM jobs WHERE status = 'queued' AND deadline_at <= $1 ORDER BY deadline_at LIMIT $2"
@@ -318,7 +322,7 @@ class PlainRows(PlainFiles, PlainMoney, PlainReconcile):
             job_id=job,
             status=DELIVERY_STATUSES[status],
             attempts=attempts,
-            due_at=due_at,
+            due_at=None if due_at is None else due_at - self.due() + self.now(),
             created_at=created_at,
             finished_at=finished_at,
         )
@@ -426,7 +430,7 @@ class PlainRows(PlainFiles, PlainMoney, PlainReconcile):
 
     async def running(self, credential: int) -> int:
         """How many of its jobs are at the provider, or may be, or are on their way in some node's hands."""
-        return int((await self.urgent(_RUNNING, credential, self.now()))[0][0])
+        return int((await self.urgent(_RUNNING, credential, self.due()))[0][0])
 
     async def credentials(self, changed_since: int = 0) -> list[CredentialRow]:
         """All, also the deleted ones that jobs name; or those that were changed at or after a moment."""

@@ -60,8 +60,10 @@ class WriteSet:
 class Planner:
     """Plans one batch. Later arrivals of a batch see what earlier ones made of their job."""
 
-    def __init__(self, loaded: Loaded, plan: Plan, now: int):
+    def __init__(self, loaded: Loaded, plan: Plan, now: int, due: int | None = None):
+        """`due` is `now` by the clock that `due_at` is of, where that is another one; plans know one clock alone."""
         self._loaded, self._plan, self._now = loaded, plan, now
+        self._apart = 0 if due is None else due - now
         self._offer = plan.offer()
         self._progress: dict[int, PlannedEvent] = {}  # the batch's own job.progress, by job
         self.writes = WriteSet()
@@ -109,14 +111,20 @@ class Planner:
         return False
 
     def _decide(self, job: Job, arrival: Arrival) -> Decision:
-        decision = self._plan.decide(job, arrival, self._now)
+        decision = self._ask(job, arrival)
         for provider_job_id in decision.binds:
             owner = self._loaded.owners.get((job.credential, provider_job_id), job.num)
             if owner != job.num:
                 other = self._loaded.jobs.get(owner)
                 clash = Clash(provider_job_id=provider_job_id, other_job=other.id if other else "another job")
-                return self._plan.decide(job, Arrival(fact=clash, source=arrival.source), self._now)
+                return self._ask(job, Arrival(fact=clash, source=arrival.source))
         return decision
+
+    def _ask(self, job: Job, arrival: Arrival) -> Decision:
+        decision = self._plan.decide(_shifted(job, -self._apart), arrival, self._now)
+        if decision.job is None or not self._apart:
+            return decision
+        return replace(decision, job=_shifted(decision.job, self._apart))
 
     def _keep_callback(self, job: Job, arrival: Arrival, decision: Decision) -> None:
         if arrival.callback is None:
@@ -145,6 +153,10 @@ class Planner:
             else target
             for target in targets
         ]
+
+
+def _shifted(job: Job, by_ms: int) -> Job:
+    return replace(job, due_at=job.due_at + by_ms) if by_ms and job.due_at is not None else job
 
 
 def _duplicate(callback: RawCallback) -> RawCallback:

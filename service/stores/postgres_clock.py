@@ -8,6 +8,13 @@ from service.clock import Clock
 REREAD_S = 5.0  # an idle node asks again: clocks drift, are set, and another server may have taken over
 
 
+class GivenClock:
+    """A clock that stands for the database's: what falls due, falls due by it as it is."""
+
+    def __init__(self, clock: Clock):
+        self.now, self.due, self.monotonic = clock.now, clock.now, clock.monotonic
+
+
 class DatabaseClock:
     """Goes on by the node's monotonic clock from what the database said, also while a transaction is open.
 
@@ -21,6 +28,10 @@ class DatabaseClock:
 
     def now(self) -> int:
         return int(self.monotonic() * 1000 + self._offset)
+
+    def due(self) -> int:
+        """Differs from SQLite because the server's clock is everybody's: all nodes compare by what it says."""
+        return self.now()
 
     def learn(self, at: int, asked: float) -> None:
         """The database said `at`, just now, to a question of the moment `asked`: so the truth is between the two.

@@ -18,13 +18,13 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from service.clock import Clock
+from service.clock import Clock, DueClock
 from service.errors import StoreUnavailable
 from service.ids import new_token
 from service.states import Record
 from service.stores import UnknownDatabase
 from service.stores.group_commit import GroupCommit, Outcome, Verb
-from service.stores.postgres_clock import DatabaseClock
+from service.stores.postgres_clock import DatabaseClock, GivenClock
 from service.stores.postgres_lost import LOST, RERUN, Busy, lost, translated, unavailable, waited
 from service.stores.postgres_outage import Outage
 from service.stores.postgres_url import CONNECT_S, check_encoding, read_url
@@ -80,7 +80,7 @@ class Pool:
         self._size = max(3, self.options.pool)
         self._readers = asyncio.Semaphore(self._size - 2)  # without the writer's, and one for what is urgent
         self._told, self.outage = DatabaseClock(clock), Outage(clock.monotonic)
-        self.clock: Clock = self._told if ask_time else clock
+        self.clock: DueClock = self._told if ask_time else GivenClock(clock)
         self._timing: asyncio.Task[None] | None = None
         self._group = GroupCommit(self._commit_calls)
         self._writer: Any = None
@@ -137,11 +137,11 @@ class Pool:
 
     def now(self) -> int:
         """The database's time: inside a transaction as it began, else as it goes on."""
-        return self._at[0] if self._inside and self.asks_time else self.clock.now()
+        return self._at[0] if self._inside else self.clock.now()
 
     def monotonic(self) -> float:
         """This node's monotonic clock just before the transaction asked for the time: no lease seems longer here."""
-        return self._at[1] if self._inside and self.asks_time else self._clock.monotonic()
+        return self._at[1] if self._inside else self._clock.monotonic()
 
     def given_time(self) -> int | None:
         """For statements that ask for the time themselves: None, or the given clock's."""

@@ -16,6 +16,7 @@ from service.states import Json, Work
 from service.stores import Created, Held, Plan, Room
 from service.stores.plain import JOB_COLUMNS, MUTABLE_COLUMNS, changed_values, job_values, without_content
 from service.stores.planning import Loaded, Planner, WriteSet, ids_to_bind
+from service.stores.sqlite_clock import FURTHEST_MS
 from service.stores.sqlite_deliveries import DeliveryVerbs
 from service.stores.sqlite_files import Connect, Files
 from service.stores.sqlite_money import MoneyVerbs
@@ -66,7 +67,7 @@ async def open_store(
     except BaseException:
         await files.close()
         raise
-    return SqliteStore(files, plan=plan, clock=clock)
+    return SqliteStore(files, plan=plan)
 
 
 class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
@@ -100,7 +101,8 @@ class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
         if budget is not None:
             return Created(verdict="over_budget", job=item.job, budget=budget)
         num = self._next("jobs")
-        job = msgspec.structs.replace(item.job, num=num)
+        waits = None if item.job.due_at is None else item.job.due_at - item.job.created_at
+        job = msgspec.structs.replace(item.job, num=num, due_at=None if waits is None else self.due() + waits)
         self._execute(INSERT_JOB, (*job_values(job), item.idempotency_key, item.fingerprint))
         metadata, detail = _encode(job.metadata).decode(), _encode(job.detail)
         self._execute("INSERT INTO job_details VALUES (?, ?, ?, ?)", (num, item.input, metadata, detail))
@@ -134,7 +136,8 @@ class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
         return await self._files.commit(self._apply, arrivals)
 
     def _apply(self, arrivals: list[Arrival]) -> list[Applied]:
-        planner = Planner(self._load(arrivals), self._plan, self.now())
+        at = self._files.moment()
+        planner = Planner(self._load(arrivals), self._plan, at.now, at.due)
         applied = [planner.arrive(index, arrival) for index, arrival in enumerate(arrivals)]
         fresh = self._save(planner.writes, len(arrivals))
         return [
@@ -217,7 +220,7 @@ class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
 
     def _claim_work(self, work: Work, room: Room, lease_ms: int, limit: int) -> list[tuple[Job, bytes | None]]:
         """First which credentials have due work and room, in turn, then their rows: none starves behind another's."""
-        now, taken = self.now(), list[int]()
+        now, taken = self.due(), list[int]()
         for found, credential in self._due_credentials(work, now):
             sql = (
                 "SELECT num FROM jobs WHERE work = ? AND credential = ? AND due_at <= ? AND due_at IS NOT NULL"
@@ -302,11 +305,15 @@ class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
         return int((await self._files.commit(self._recover_leases, [None]))[0])
 
     def _recover_leases(self, items: list[None]) -> list[int]:
-        now = self.now()
+        now = self.due()
         sql = "UPDATE jobs SET lease = NULL, due_at = ? WHERE due_at IS NOT NULL AND lease IS NOT NULL"
         jobs = self._execute(sql, (now,))
         sql = "UPDATE deliveries SET lease = NULL, due_at = ? WHERE due_at IS NOT NULL AND lease IS NOT NULL"
-        return [jobs.rowcount + self._execute(sql, (now,)).rowcount]
+        freed = jobs.rowcount + self._execute(sql, (now,)).rowcount
+        for table in ("jobs", "deliveries"):
+            sql = f"UPDATE {table} SET due_at = ? WHERE due_at IS NOT NULL AND due_at > ?"  # noqa: S608 - fixed names
+            self._execute(sql, (now, now + FURTHEST_MS))
+        return [freed]
 
     async def release_leases(self) -> int:
         """Nobody else runs, and who starts finds every lease void.
@@ -340,7 +347,7 @@ class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
 
     async def backlog(self) -> Json:
         """What waits, for metrics and `doctor`: counts stop at 100,000, ages in milliseconds."""
-        now, found = self.now(), {}
+        now, found = self.due(), {}
         for name, sql in BACKLOG.items():
             count, oldest = (await self.rows(sql))[0]
             found[name] = {"count": count, "oldest_ms": max(0, now - oldest) if oldest is not None else 0}

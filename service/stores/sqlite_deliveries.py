@@ -55,7 +55,8 @@ class DeliveryVerbs(SqliteRows):
 
     def _claim_due(self, room: Room, lease_ms: int, limit: int) -> list[DueDelivery]:
         """First the lanes with due work and room, in turn, then their rows: none starves behind another's."""
-        now, ends = self.now(), self._clock.monotonic() + lease_ms / 1000
+        at = self._files.moment()
+        now, ends = at.due, at.monotonic + lease_ms / 1000
         taken: list[int] = []
         for found, page in self._lane_pages(now):
             taken += self._claim_page(page, room, now, limit - len(taken), found)
@@ -133,7 +134,7 @@ class DeliveryVerbs(SqliteRows):
             "UPDATE deliveries SET status = ?, due_at = NULL, lease = NULL, finished_at = ? WHERE num IN"
             " (SELECT num FROM deliveries WHERE lane = ? AND due_at <= ? ORDER BY due_at LIMIT 1000)"
         )
-        self._execute(sql, (status, now if status == CANCELED else None, lane, now))
+        self._execute(sql, (status, self.now() if status == CANCELED else None, lane, now))
         return False
 
     # -- attempts
@@ -223,7 +224,7 @@ class DeliveryVerbs(SqliteRows):
         return [self._resend_one(*item) for item in items]
 
     def _resend_one(self, tenant: int, event: int, endpoint: int | None, delivery: int | None) -> int:
-        now = self.now()
+        now = self.due()
         if delivery is not None:
             return self._execute(RESEND + " AND tenant = ?", (now, delivery, tenant)).rowcount
         sql = "SELECT num, endpoint FROM deliveries WHERE event = ? AND tenant = ? AND (? IS NULL OR endpoint = ?)"
@@ -268,7 +269,7 @@ class DeliveryVerbs(SqliteRows):
         rows = self._execute(sql, (endpoint.num, endpoint.tenant, start, since, limit)).fetchall()
         count = 0
         for place, (event, kind, delivery, status) in enumerate(rows):
-            due_at = self.now() + place * RECOVER_SPACING_MS
+            due_at = self.due() + place * RECOVER_SPACING_MS
             if delivery is None:
                 count += self._make_missing(endpoint.tenant, event, endpoint.num, set(), due_at)
             elif status in (FAILED, HELD) or (status == CANCELED and kind != "job.progress"):  # superseded progress
@@ -335,7 +336,7 @@ class DeliveryVerbs(SqliteRows):
             last = row[0]
             if row[1:] == (EndpointStatus.ACTIVE, 0):
                 nums += [num for (num,) in self._execute(sql, (last, limit - len(nums)))]
-        now, step = self.now(), spread_ms / max(limit, 1)
+        now, step = self.due(), spread_ms / max(limit, 1)
         rows = [(now + int(place * step), num) for place, num in enumerate(nums)]
         self._many("UPDATE deliveries SET status = 0, due_at = ? WHERE num = ?", rows)
         return len(nums)

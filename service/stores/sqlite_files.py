@@ -22,6 +22,7 @@ from service.clock import Clock
 from service.errors import LockHeld, SchemaTooNew, StoreUnavailable
 from service.stores.group_commit import GroupCommit, Outcome, Verb, run_grouped, run_singly
 from service.stores.migrations import migrations
+from service.stores.sqlite_clock import LOOK_EVERY_S, Moment, SteadyClock
 
 T = TypeVar("T")
 Connect = Callable[..., sqlite3.Connection]
@@ -45,10 +46,11 @@ class Files:
     """One database file. `commit` runs verbs in group commits; `read` runs a query beside them."""
 
     def __init__(self, path: Path, *, clock: Clock, connect: Connect = sqlite3.connect):
-        self._path, self._clock, self._connect = path, clock, connect
+        self._path, self.clock, self._connect = path, SteadyClock(clock), connect
         self._writer = ThreadPoolExecutor(1, "sqlite-writer")
         self._readers = ThreadPoolExecutor(READERS, "sqlite-reader")
-        self._reading = threading.local()
+        self._reading, self._writing = threading.local(), threading.local()
+        self._looked_at = float("-inf")  # when the kept time was looked at last
         self._opened: list[sqlite3.Connection] = []
         self._group = GroupCommit(self._commit_in_writer)
         self._lock: int | None = None
@@ -156,15 +158,17 @@ class Files:
         for migration in (migration for migration in known if migration.version > current):
             for statement in _statements(migration.sql):
                 db.execute(statement)
-            applied = (migration.version, migration.name, self._clock.now())
+            applied = (migration.version, migration.name, self.clock.now())
             db.execute("INSERT INTO migrations VALUES (?, ?, ?)", applied)
         db.execute("INSERT OR IGNORE INTO meta VALUES ('nonce', ?)", (str(secrets.randbits(16)),))
+        self.clock.begin(db)
 
     async def _commit_in_writer(self, calls: list[tuple[Verb, Sequence[Any]]]) -> list[Outcome]:
         work = partial(self._commit_calls, calls)
         return await asyncio.get_running_loop().run_in_executor(self._writer, work)
 
     def _commit_calls(self, calls: list[tuple[Verb, Sequence[Any]]]) -> list[Outcome]:
+        self._keep_time()
         try:
             return self.transact(partial(run_grouped, calls))
         except StoreUnavailable as error:
@@ -174,9 +178,29 @@ class Files:
                 return [error]
             return run_singly(calls, lambda verb, item: self.transact(lambda: verb([item])[0]))
 
+    def moment(self) -> Moment:
+        """Inside a transaction as it began, so that all its rows and answers say the same; else now."""
+        begun: Moment | None = getattr(self._writing, "moment", None)
+        return begun or self.clock.read()
+
+    def _keep_time(self) -> None:
+        """Now and then. In a transaction of its own: a full disk must not take others down with it."""
+        if self.clock.monotonic() - self._looked_at >= LOOK_EVERY_S:
+            self._looked_at = self.clock.monotonic()
+            with contextlib.suppress(StoreUnavailable):
+                self.transact(self._follow_time)
+
+    def _follow_time(self) -> None:
+        """Where another process is ahead, what is leased here keeps its end on the monotonic clock."""
+        ahead = self.clock.keep(self.db)
+        for table in ("jobs", "deliveries") if ahead and self._lock is not None else ():
+            sql = f"UPDATE {table} SET due_at = due_at + ? WHERE due_at IS NOT NULL AND lease IS NOT NULL"  # noqa: S608
+            self.db.execute(sql, (ahead,))
+
     def transact(self, work: Callable[[], T]) -> T:
         with translated():
             self.db.execute("BEGIN IMMEDIATE")
+            self._writing.moment = self.clock.read()
             try:
                 result = work()
                 self.db.execute("COMMIT")
@@ -186,6 +210,8 @@ class Files:
                 if self.db.in_transaction:  # a full disk may have rolled it back already
                     self.db.execute("ROLLBACK")
                 raise
+            finally:
+                self._writing.moment = None
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from service.clock import Clock
 from service.ids import row_id
 from service.models import DueDelivery, Endpoint, Job, Target
 from service.states import Work
@@ -18,6 +17,7 @@ from service.stores.plain import (
     job_from_row,
 )
 from service.stores.planning import FreshLease, WriteSet
+from service.stores.sqlite_clock import Moment
 from service.stores.sqlite_files import Files
 from service.stores.turns import BY_TIME, BY_TURN
 
@@ -36,9 +36,9 @@ TENANT_ENDPOINTS = f"SELECT {', '.join(ENDPOINT_COLUMNS)} FROM endpoints WHERE t
 
 
 class SqliteRows(PlainRows):
-    def __init__(self, files: Files, *, plan: Plan, clock: Clock):
-        self._files, self._plan, self._clock = files, plan, clock
-        self.clock = clock
+    def __init__(self, files: Files, *, plan: Plan):
+        self._files, self._plan = files, plan
+        self.clock = files.clock
         self._endpoints: dict[int, tuple[int, list[Endpoint]]] = {}  # by tenant: version, rows
         self._last_lane = dict.fromkeys((BY_TURN, BY_TIME), LEAST_LANE)  # the last one that a claim looked at, or took
         self._last_credential: dict[tuple[str, Work], int] = {}
@@ -49,7 +49,10 @@ class SqliteRows(PlainRows):
         self.release_loops = files.release_loops
 
     def now(self) -> int:
-        return self._clock.now()
+        return self._files.moment().now
+
+    def due(self) -> int:
+        return self._files.moment().due
 
     def listen(self, wake: Callable[[], None]) -> None:
         """Nothing to hear: one process runs the loops, and makes all of their work but what `keys create` does."""
@@ -106,8 +109,8 @@ class SqliteRows(PlainRows):
         fresh: list[list[DueDelivery]] = [[] for _ in range(arrivals)]
         if not writes.events:
             return fresh
-        now, event_num, num = self.now(), self._next("events"), self._next("deliveries")
-        lease = FreshLease(now, self._clock.monotonic())
+        at, event_num, num = self._files.moment(), self._next("events"), self._next("deliveries")
+        now, lease = at.now, FreshLease(at.due, at.monotonic)
         events, deliveries = [], []
         for event_num, event in enumerate(writes.events, event_num):  # noqa: B020 - counts on from the last number
             said, job = event.announcement, event.job
@@ -115,7 +118,7 @@ class SqliteRows(PlainRows):
             columns = (event_num, event.tenant, job_num, said.type, now, said.body, said.once, said.about_endpoint)
             events.append(columns)
             for target in event.targets:
-                deliveries.append(_delivery_values(num, event_num, event.tenant, target, lease, now))
+                deliveries.append(_delivery_values(num, event_num, event.tenant, target, lease, at))
                 if target.leased:
                     public = row_id("evt", now, self.nonce, event_num)
                     fresh[event.arrival].append(lease.delivery(num, event, public, target))
@@ -126,9 +129,9 @@ class SqliteRows(PlainRows):
 
 
 def _delivery_values(
-    num: int, event: int, tenant: int, target: Target, lease: FreshLease, now: int
+    num: int, event: int, tenant: int, target: Target, lease: FreshLease, at: Moment
 ) -> tuple[int | None, ...]:
     status = HELD if target.held else PENDING
-    due_at = None if target.held else (lease.until if target.leased else now)
+    due_at = None if target.held else (lease.until if target.leased else at.due)
     token = lease.token if target.leased else None
-    return (num, event, target.endpoint, tenant, target.lane, status, due_at, token, now)
+    return (num, event, target.endpoint, tenant, target.lane, status, due_at, token, at.now)

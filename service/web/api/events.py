@@ -24,9 +24,9 @@ STREAM_S = 900  # then the client comes back with Last-Event-ID; a stop of the s
 
 def event_view(event: Event) -> Json:
     """The event as it was sent, with its id and job; erased content has no type or time of its own left."""
-    data = msgspec.json.decode(event.body).get("data", {})
-    sent = {"type": event.type, "timestamp": instant(event.created_at), "data": data}
-    return {"id": event.id, "job": event.job, **sent}
+    sent = msgspec.json.decode(event.body)
+    at = sent.get("timestamp") or instant(event.created_at)
+    return {"id": event.id, "job": event.job, "type": event.type, "timestamp": at, "data": sent.get("data", {})}
 
 
 async def list_(call: Call) -> Reply:
