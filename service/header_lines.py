@@ -20,13 +20,14 @@ def items(value: str) -> list[str]:
 
 
 def tagged_items(value: str, tag: re.Pattern[str]) -> Iterator[str]:
-    """`tag,text` for each text behind a tag, wherever the comma between them went."""
+    """`tag,text` for the one text behind each tag, wherever the comma between them went."""
     current = None
     for item in items(value):
         if tag.fullmatch(item):
             current = item
         elif current is not None:
             yield f"{current},{item}"
+            current = None
 
 
 def spellings_of_one(value: str) -> tuple[str, ...]:

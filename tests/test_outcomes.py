@@ -280,7 +280,8 @@ DATA = {
         ({"sequence": True}, False),
         ({"sequence": 1}, True),
         ({"progress": 1}, True),
-        ({"metadata.n": 1}, False),
+        ({"metadata.n": 1}, True),  # its values are texts, which a number in a filter stands for
+        ({"metadata.n": 2}, False),
     ],
 )
 def test_filters_are_exact_values_by_dotted_path(wanted, fits):
