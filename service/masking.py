@@ -37,7 +37,8 @@ Span = tuple[int, int]
 class Masks:
     """The secrets that may stand in what one stranger says, and callback tokens, whoever's they are."""
 
-    def __init__(self, secrets: Iterable[str] = ()):
+    def __init__(self, secrets: Iterable[str] = (), *, tokens: bool = True):
+        self._tokens = TOKENS if tokens else ()
         self._secrets = sorted({secret for secret in secrets if len(secret) >= SHORTEST})
 
     def data(self, data: bytes) -> bytes:
@@ -74,11 +75,11 @@ class Masks:
 
     def held_from(self, data: bytes) -> int:
         """The first place from which what is still to come may make a secret of it; the length where there is none."""
-        return min(form.held_from(data) for form in self._forms(None))
+        return min((form.held_from(data) for form in self._forms(None)), default=len(data))
 
     def _forms(self, size: int | None) -> Iterator["_Form"]:
         """Of the secrets that so many bytes may hold: no spelling is shorter than its secret."""
-        yield from TOKENS
+        yield from self._tokens
         for secret in self._secrets:
             if size is None or len(secret) <= size:
                 yield from _forms_of(secret)

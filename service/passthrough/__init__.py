@@ -29,11 +29,11 @@ from service.errors import (
 from service.facts import Arrival, Hint, Update
 from service.framing import Outgoing, StreamBody
 from service.masking import masked
-from service.passthrough.bodies import PIECE_BYTES, Asked, Feeding, Relayed, Spools, joined, sliced, up_to
+from service.passthrough.bodies import PIECE_BYTES, Asked, Feeding, Relayed, Spools, guarded, joined, sliced, up_to
 from service.passthrough.intents import Intent, intended
 from service.passthrough.jobs import IDLE_S, PassthroughJobs
-from service.passthrough.recognising import Aim, headers_for, recognised
-from service.passthrough.relaying import Rewriting, is_json, is_plain, safe_path, safe_query, tells, to_caller
+from service.passthrough.recognising import Aim, headers_for, judged, recognised
+from service.passthrough.relaying import Rewriting, is_json, is_plain, to_caller
 from service.providers import Provider, Recognised, Reply
 from service.settings import Settings
 from service.states import Source
@@ -80,7 +80,7 @@ class Passthrough:
         Raises 403 without the scope, 404 for no such provider, 422 without a credential or for a path that could be
         read as another one, 429 past the ceiling, 503 where nothing was sent, 504 where the reply was lost.
         """
-        aim = await self._aim(who, asked)
+        aim, asked = await self._aim(who, asked), guarded(asked)
         async with AsyncExitStack() as stack:
             stack.enter_context(self._slot(who.tenant))
             if aim.seen.kind == "submit":
@@ -104,9 +104,7 @@ class Passthrough:
         if provider is None:
             known = ", ".join(sorted(self._providers))
             raise Missing(f"There is no provider {asked.provider[:64]!r}; there are: {known}.", param="provider")
-        path, query = safe_path(asked.path), safe_query(asked.query)
-        if tells(f"{path}?{query}", asked.secret):
-            raise Invalid("The key stands in the URL, where it is not swapped: send it in its header.", param="path")
+        path, query = judged(asked)
         seen = recognised(provider, asked.method, path, query, b"")
         if seen.kind == "account" and ACCOUNT_SCOPE not in who.scopes:
             text = f"This call is about the account: make a key with the scope `{ACCOUNT_SCOPE}` for it."

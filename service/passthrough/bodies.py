@@ -6,13 +6,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import IO
 
-from service.errors import Refusal, TooLarge, TooMany
+from msgspec.structs import replace
+
+from service.errors import Invalid, Refusal, TooLarge, TooMany
 from service.framing import StreamBody
+from service.masking import Masks
 from service.states import Record
 
 SPOOL_MEMORY = 1024 * 1024  # of a body without a length; the rest of it is on disk
 PIECE_BYTES = 256 * 1024
 MOST_SPOOLED = 4 * 1024**3  # bytes of bodies kept aside, on this node
+SEARCHED_BYTES = 4 * 1024 * 1024  # of a body, for the key that came with it
 DIGITS = 18  # of a length, so many that it is too large in any case
 
 
@@ -41,6 +45,40 @@ class Asked(Record, frozen=True, kw_only=True):
     def is_form(self) -> bool:
         """A form with files, which is not held in memory."""
         return self.headers.get("content-type", "").lower().startswith("multipart/")
+
+
+def guarded(asked: Asked) -> Asked:
+    """The same request, whose body raises `Invalid` before a byte of the caller's own key would be read from it."""
+    masks = Masks([asked.secret], tokens=False)
+
+    async def whole(most: int) -> bytes:
+        body = await asked.whole(most)
+        for start, _ in masks.spans(body[:SEARCHED_BYTES]):
+            raise _own_key(start)
+        return body
+
+    return replace(asked, whole=whole, pieces=lambda: _without(masks, asked.pieces()))
+
+
+async def _without(masks: Masks, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    held, passed = b"", 0
+    async for piece in pieces:
+        data = held + piece
+        if passed >= SEARCHED_BYTES:
+            held = b""
+            yield data
+            continue
+        for start, _ in masks.spans(data):
+            raise _own_key(passed + start)
+        until = masks.held_from(data)
+        held, passed = data[until:], passed + until
+        yield data[:until]
+    yield held
+
+
+def _own_key(at: int) -> Invalid:
+    text = f"The key stands in the body, at byte {at}, where it is not swapped: send it in its header alone."
+    return Invalid(text, code="key_elsewhere", param="body")
 
 
 class Spools:

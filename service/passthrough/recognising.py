@@ -2,10 +2,11 @@
 
 from urllib.parse import parse_qsl
 
+from service.errors import Invalid
 from service.masking import Masks
 from service.models import Credential
 from service.passthrough.bodies import Asked
-from service.passthrough.relaying import folded, to_provider
+from service.passthrough.relaying import folded, overrides, safe_path, safe_query, tells, to_provider, without_extension
 from service.providers import Provider, Recognised
 from service.states import Record
 
@@ -28,17 +29,32 @@ class Aim(Record, frozen=True, kw_only=True):
         return self.credential.base_url + self.path + (f"?{self.query}" if self.query else "")
 
 
+def judged(asked: Asked) -> tuple[str, str]:
+    """The path and the query as they are judged and forwarded. Raises `Invalid` where they could be read as others,
+    or tell the key that the caller brought.
+    """
+    path, query = safe_path(asked.path), safe_query(asked.query)
+    for place, text in (("path", path), ("query", query)):
+        if tells(text, asked.secret):
+            told = f"The key stands in the URL's {place}, where it is not swapped: send it in its header alone."
+            raise Invalid(told, code="key_elsewhere", param=place)
+    if (name := overrides(query)) is not None:
+        told = f"`{name[:32]}` in the query names another method than the request's: send that method."
+        raise Invalid(told, code="not_forwarded", param="query")
+    return path, query
+
+
 def recognised(provider: Provider, method: str, path: str, query: str, body: bytes) -> Recognised:
     """What the request is, also where it is written so that only a lenient server would take it for that."""
     method = "GET" if method == "HEAD" else method
     pairs = parse_qsl(query, keep_blank_values=True)
-    named = dict(pairs)
-    exact, plain = provider.recognise(method, path, named, body), folded(path)
-    if exact.kind in ("submit", "account"):
-        return exact
-    lenient = provider.recognise(method, plain, named, body)
-    if lenient.kind in ("submit", "account"):
-        return lenient
+    named, plain = dict(pairs), folded(path)
+    exact = provider.recognise(method, path, named, body)
+    readings = [exact, *(provider.recognise(method, read, named, body) for read in (plain, without_extension(plain)))]
+    for kind in ("account", "submit"):
+        for seen in readings:
+            if seen.kind == kind:
+                return seen
     others = WRITES if method in WRITES else ()
     if any(provider.recognise(other, plain, named, b"").kind == "account" for other in others):
         return Recognised(kind="account")

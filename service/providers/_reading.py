@@ -16,10 +16,11 @@ MAX_QUOTED_CHARS = 1000  # of a provider's text in our records
 URL = re.compile(r"[!-\[\]-~]+")  # visible ASCII; browsers and libraries disagree about a backslash
 
 ACCOUNT_WORDS = frozenset(
-    "account accounts apikey apikeys auth billing checkout credential credentials invite invites invoice invoices key"
-    " keys login logout member members oauth org organisation organisations organization organizations orgs password"
-    " payment payments profile register session sessions signin signup stripe subscription subscriptions team teams"
-    " token tokens user users".split()
+    "account accounts admin administrator administrators admins apikey apikeys auth billing checkout credential"
+    " credentials invitation invitations invite invites invoice invoices key keys login logout member members oauth org"
+    " organisation organisations organization organizations orgs password passwords payment payments profile profiles"
+    " register session sessions signin signout signup sso stripe subscription subscriptions team teams token tokens"
+    " user users wallet wallets whoami".split()
 )
 
 # A status that proves nothing about this request, whatever the body says (DESIGN section 3.1).
@@ -146,6 +147,15 @@ def on_origin(url: Any, base_url: str) -> TypeGuard[str]:
 def path_parts(path: str) -> tuple[str, ...]:
     """The decoded parts of a request's path, as a server routes it: no empty ones."""
     return tuple(unquote(part) for part in path.split("/") if part)
+
+
+def is_account_root(path: str) -> bool:
+    """The same of where a path begins alone, for services below whose paths anybody may choose names."""
+    parts = [part.lower() for part in path_parts(path)]
+    while parts and re.fullmatch(r"api|rest|v[0-9]+", parts[0]):
+        parts = parts[1:]
+    word = re.match(r"[a-z]*", parts[0] if parts else "")
+    return word is not None and word[0] in ACCOUNT_WORDS and not re.match(r"[\w-]", (parts or [""])[0][word.end() :])
 
 
 def is_account_path(path: str) -> bool:

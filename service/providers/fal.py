@@ -52,6 +52,7 @@ from service.providers._reading import (
     header_wait,
     id_text,
     is_account_path,
+    is_account_root,
     path_part,
     read_json,
     read_object,
@@ -248,6 +249,8 @@ class Fal(Provider):
 
     def recognise(self, method: str, path: str, query: Mapping[str, str], body: bytes) -> Recognised:
         """A POST to a model's path is a submit; what stands below `requests` is about one request."""
+        if is_account_root(path):
+            return Recognised(kind="account")
         model = submitted_to(path) if method == "POST" else None
         if model is not None:
             return Recognised(kind="submit", operation="queue", input={"model": model, "input": read_object(body)})

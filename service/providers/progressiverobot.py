@@ -397,8 +397,10 @@ def _plain_path(path: str) -> str:
 
 
 def _is_account(path: str) -> bool:
-    parts = path.split("/")[1:]
-    root = parts[1] if len(parts) > 1 and parts[0] == "api" else ""
-    if root in PLAIN:
+    """Below `/api` as at the root, with whatever decorates the name."""
+    parts = [re.sub(r"[^\w-].*", "", part) for part in path.split("/")[1:]]
+    below_api = parts[:1] == ["api"]
+    root = parts[below_api] if len(parts) > below_api else ""
+    if below_api and root in PLAIN:
         return False
     return root in ACCOUNT or is_account_path(path)

@@ -107,6 +107,8 @@ REMEDIES = _rows(
     ("bad_path", "The path could be read as another one",
      "Write the provider's path plainly: no dot segments, backslashes, control characters or broken escapes."),
     ("not_forwarded", "The request cannot be sent to the provider", "`detail` says what of it cannot be sent."),
+    ("key_elsewhere", "The key stands elsewhere than in its header",
+     "`detail` says where: take it out. It is swapped for the provider's in its header alone, and goes no further."),
     ("file_type", "The file is of another type than the field takes", "`detail` names the types: upload one of them."),
     ("file_too_large", "The file is larger than the provider takes", "`detail` says how large it may be."),
     ("file_unreachable", "The provider cannot fetch a file from here",

@@ -215,6 +215,35 @@ def test_an_ordinary_key_reaches_no_keys_billing_login_or_organisation(
     assert peakmv(method, path).status_code == 200 and len(upstream.requests) == 1
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"json": {**SONG, "prompt": "KEY"}},
+        {"json": {**SONG, "nested": [{"Authorization": "Bearer KEY"}]}},
+        {"files": {"audio": ("a.mp3", b"x" * 70_000 + b"KEY")}},
+        {"data": {"prompt": "KEY"}},
+        {"content": "KEY"},
+    ],
+    ids=["a field", "below", "a file", "a form", "text"],
+)
+@pytest.mark.parametrize("path", ["/api/v2/generate", "/echo"])
+def test_the_callers_key_in_a_body_goes_nowhere(
+    peakmv: Client, upstream: Upstream, path: str, sent: dict[str, Any]
+) -> None:
+    before, (kind, given) = len(peakmv.jobs()), next(iter(sent.items()))
+    told = json.loads(json.dumps(given).replace("KEY", peakmv.key)) if kind in ("json", "data") else given
+    if kind == "files":
+        told = {"audio": ("a.mp3", given["audio"][1].replace(b"KEY", peakmv.key.encode()))}
+    elif kind == "content":
+        told = given.replace("KEY", peakmv.key)
+    reply = peakmv("POST", path, **{kind: told})
+    assert (reply.status_code, reply.json()["code"], reply.json()["param"]) == (422, "key_elsewhere", "body"), (
+        reply.text
+    )
+    assert peakmv.key not in reply.text and peakmv.key not in json.dumps(upstream.requests)
+    assert len(peakmv.jobs()) == before
+
+
 def test_no_such_provider_and_no_credential_are_said(running: Any) -> None:
     headers = {"authorization": f"Bearer {ADMIN}"}
     reply = httpx2.get(f"{running[0].url}/v1/providers/nobody/passthrough/x", headers=headers)
