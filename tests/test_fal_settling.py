@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from service.clock import SystemClock
+from tests.web.conftest import ADMIN
 from tests.web.sandboxed import QUICK, Sandboxed, calling
 
 pytestmark = pytest.mark.anyio
@@ -83,6 +84,19 @@ async def test_lost_submit_is_found_by_its_input_and_priced(
     rows = await call.ledger("fal")
     assert (done["status"], done["provider_job_ids"]) == ("succeeded", [rows[0]["provider_job_id"]]), done
     assert len(rows) == 1 and done["cost"] == {"amount": "0.025", "unit": "usd", "source": "reported"}
+
+
+async def test_what_passed_through_and_lost_its_reply_is_found_too(call: Sandboxed, clock: Ahead) -> None:
+    await call.control("PUT", "fal", "faults", **QUICK, drop_reply_after_accept=1)
+    path = "/v1/providers/fal/passthrough/workflows/someone/clip-maker"
+    headers = {"authorization": f"Key {ADMIN}"}
+    reply = await call("POST", path, key=None, json={"prompt": "a kite"}, headers=headers)
+    assert reply.status_code >= 400
+    (job,) = (await call.ok("GET", "/v1/jobs"))["data"]
+    assert job["status"] in ("submitting", "unknown") and not job["provider_job_ids"]
+    clock.by_ms = LATER_MS
+    assert (await ended(call, clock, job["id"]))["status"] == "succeeded"
+    assert len(await call.ledger("fal")) == 1
 
 
 async def test_of_several_requests_that_fit_none_is_taken_and_none_is_sent_again(call: Sandboxed, clock: Ahead) -> None:

@@ -93,6 +93,7 @@ GATEWAY = frozenset({502, 503, 504})  # nor these, but where the reply says whos
 GONE = frozenset({404, 410})
 RESULT_EXPIRED = "result_expired"
 STILL_OPEN = "still in progress"  # of a result that is asked for too early
+REQUEST_ID = "x-fal-request-id"
 ERROR_TYPE, TIMEOUT_TYPE = "x-fal-error-type", "x-fal-request-timeout-type"
 COMPLETED = "COMPLETED"
 # Not in the documents; fal's own node for n8n takes them as ends.
@@ -285,7 +286,7 @@ def _model(call: Call) -> str:
 def _read_submit(call: Call, reply: Reply) -> SubmitVerdict:
     said = read_object(reply.body)
     if 200 <= reply.status < 300:
-        return _accepted(said)
+        return _accepted(said, reply.headers)
     judged = 400 <= reply.status < 500 and reply.status not in AMBIGUOUS
     if not judged or _error_text(said) is None:
         return Unknown(reason=f"HTTP {reply.status} is no documented answer to a submit")
@@ -296,8 +297,8 @@ def _read_submit(call: Call, reply: Reply) -> SubmitVerdict:
     return _refused(reply.status, said)
 
 
-def _accepted(said: Json) -> SubmitVerdict:
-    provider_job_id = id_text(said.get("request_id"))
+def _accepted(said: Json, headers: Mapping[str, str]) -> SubmitVerdict:
+    provider_job_id = id_text(said.get("request_id")) or id_text(headers.get(REQUEST_ID))
     if provider_job_id is None:
         return Unknown(reason="a success without an id")
     about = {name: value for name, value in said.items() if name not in AT_SUBMIT}
