@@ -99,6 +99,19 @@ async def test_what_passed_through_and_lost_its_reply_is_found_too(call: Sandbox
     assert len(await call.ledger("fal")) == 1
 
 
+@pytest.mark.parametrize("drops", [0, 1])
+async def test_a_run_on_fal_run_passes_through_and_is_kept(call: Sandboxed, clock: Ahead, drops: int) -> None:
+    await call.control("PUT", "fal", "faults", **QUICK, drop_reply_after_accept=drops)
+    path, headers = "/v1/providers/fal/passthrough/fal.run/fal-ai/flux/dev", {"authorization": f"Key {ADMIN}"}
+    reply = await call("POST", path, key=None, json={"prompt": "a kite"}, headers=headers)
+    assert drops or reply.json()["images"][0]["url"].endswith(".png")
+    (job,) = (await call.ok("GET", "/v1/jobs"))["data"]
+    clock.by_ms = LATER_MS if drops else 0
+    done = await ended(call, clock, job["id"])
+    assert (done["status"], len(done["outputs"])) == ("succeeded", 1), done
+    assert [row["provider_job_id"] for row in await call.ledger("fal")] == done["provider_job_ids"]
+
+
 async def test_of_several_requests_that_fit_none_is_taken_and_none_is_sent_again(call: Sandboxed, clock: Ahead) -> None:
     await call.control("PUT", "fal", "account", list_shows_open=True)
     jobs = await lost(call, a_body("fal-ai/flux/dev", {"prompt": "four of them"}), times=2)

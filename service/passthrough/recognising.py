@@ -26,7 +26,7 @@ class Aim(Record, frozen=True, kw_only=True):
 
     @property
     def url(self) -> str:
-        return self.credential.base_url + self.path + (f"?{self.query}" if self.query else "")
+        return self.provider.address(self.credential.base_url, self.path) + (f"?{self.query}" if self.query else "")
 
 
 def judged(asked: Asked) -> tuple[str, str]:

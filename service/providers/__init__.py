@@ -235,6 +235,10 @@ class Provider(Protocol):
         yield from ()
         return None
 
+    def address(self, base_url: str, path: str) -> str:
+        """Where a path of the provider's own API is; it begins with `/`, and may name another of its hosts."""
+        return base_url + path
+
     def recognise(self, method: str, path: str, query: Mapping[str, str], body: bytes) -> Recognised:
         """What this request is to the provider's own API. `path` begins with `/`, `body` is empty for a form.
 

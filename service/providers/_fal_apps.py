@@ -1,4 +1,7 @@
-"""fal's names: models, the apps that keep their requests, and both in a path."""
+"""fal's names: models, the apps that keep their requests, and both in a path.
+
+`fal.run/<model>` is a run on the host of that name, whose reply is the result itself.
+"""
 
 import re
 from typing import Any
@@ -7,6 +10,8 @@ from service.providers._reading import id_text, on_origin, path_part, path_parts
 from service.states import Json, Record
 
 _PART = r"[A-Za-z0-9][\w.-]*"
+RUN_HOST = "fal.run"
+NO_OWNERS = ("fal.run/", "api.fal.ai/")  # hosts of fal's, not names
 MODEL = re.compile(rf"(?:(?:workflows|comfy)/{_PART}|(?!(?:workflows|comfy)/){_PART})(?:/{_PART})+", re.A)
 # The two published clients: apps in these keep their requests below three parts, all others below two.
 NAMESPACES = frozenset({"workflows", "comfy"})
@@ -24,8 +29,16 @@ class Places(Record, frozen=True, kw_only=True):
 
 def model_of(named: str) -> str | None:
     """The model's path, an old id written as it is today; None for what is no model's."""
+    named = named.removeprefix(f"{RUN_HOST}/")
+    if named.startswith(NO_OWNERS):
+        return None
     model = OLD_ID.sub(r"\1/\2", named) if OLD_ID.fullmatch(named) else named
     return model if MODEL.fullmatch(model) else None
+
+
+def is_run(given: Json) -> bool:
+    """Whether this submit goes to fal.run."""
+    return str(given.get("model", "")).startswith(f"{RUN_HOST}/")
 
 
 def app_of(model: str) -> str:
@@ -35,12 +48,14 @@ def app_of(model: str) -> str:
 
 
 def submitted_to(path: str) -> str | None:
-    """The model that a POST to this path runs; None for what stands below a request, and what is no model's."""
-    parts = path_parts(path)
-    model = model_of("/".join(parts))
-    if model is None:
+    """The model that a POST to this path runs, behind `fal.run/` if it does so there; None for what stands below a
+    request, and what is no model's.
+    """
+    named = "/".join(path_parts(path))
+    model = model_of(named)
+    if model is None or REQUESTS in model.removeprefix(app_of(model)).split("/"):
         return None
-    return None if REQUESTS in parts[app_of(model).count("/") + 1 :] else model
+    return f"{RUN_HOST}/{model}" if is_run({"model": named}) else model
 
 
 def asked_about(path: str) -> str | None:

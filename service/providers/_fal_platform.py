@@ -27,12 +27,15 @@ BEFORE_MS, AFTER_MS = 60_000, 120_000
 SETTLED_MS = 10_000
 
 
+def host_of(base_url: str, official: str, host: str) -> str:
+    """Where another host of fal's is: below its name, where the base URL is not fal's own."""
+    return f"https://{host}" if base_url == official else f"{base_url}/{host}"
+
+
 def base_of(call: Call, official: str) -> str:
-    """Where that host is: beside a base URL that is not fal's own, below its name."""
-    given = call.options.get("api_url")
-    if call.base_url != official:
-        return f"{call.base_url}/{HOST}"
-    return given.rstrip("/") if given else f"https://{HOST}"
+    """Where api.fal.ai is; a setting may stand in for it."""
+    given = call.options.get("api_url") if call.base_url == official else None
+    return given.rstrip("/") if given else host_of(call.base_url, official, HOST)
 
 
 def look_up(call: Call, base: str, model: str | None) -> Generator[Request, Reply, LookupVerdict]:
@@ -55,14 +58,11 @@ def look_up(call: Call, base: str, model: str | None) -> Generator[Request, Repl
     return NotFound(reason="fal's list of requests shows none with this input yet")
 
 
-def output_of(call: Call, base: str, model: str, request_id: str) -> Generator[Request, Reply, Any]:
-    """What the list has kept of a result that is gone from its own place; None where it has nothing."""
+def row_of(call: Call, base: str, model: str, request_id: str) -> Generator[Request, Reply, Json | None]:
+    """What the list has of one request; None where it has nothing."""
     query = {"endpoint_id": model, "request_id": request_id, "expand": "payloads"}
     reply = yield _asked(call, base + LIST, query, optional=True)
-    for row in _items(reply) or ():
-        if row.get("request_id") == request_id and row.get("json_output") is not None:
-            return row["json_output"]
-    return None
+    return next((row for row in _items(reply) or () if row.get("request_id") == request_id), None)
 
 
 def cost_of(call: Call, base: str, model: str, headers: Mapping[str, str]) -> Generator[Request, Reply, Cost | None]:

@@ -6,20 +6,17 @@ is named by its callback, or found in the list of requests by its input. A resul
 six minutes, unless the account stores payloads.
 """
 
-import base64
-import binascii
-import hashlib
 import json
 import re
 from collections.abc import Generator, Mapping, Sequence
-from itertools import product
 from typing import Any
 from urllib.parse import quote
 
-from service.errors import BadRequest, Invalid, SignatureRefused, Unavailable
+from service.errors import BadRequest, Invalid, Unavailable
 from service.facts import (
     Accepted,
     Cost,
+    Done,
     JobError,
     NotFound,
     NotNow,
@@ -29,7 +26,6 @@ from service.facts import (
     Unknown,
     Update,
 )
-from service.header_lines import items, lines_of, spellings_of_one
 from service.providers import (
     Asking,
     Call,
@@ -44,7 +40,8 @@ from service.providers import (
     operation_table,
 )
 from service.providers import _fal_platform as platform
-from service.providers._fal_apps import Places, asked_about, model_of, places, split_id, submitted_to
+from service.providers._fal_apps import RUN_HOST, Places, asked_about, is_run, model_of, places, split_id, submitted_to
+from service.providers._fal_callbacks import public_keys, verify
 from service.providers._fal_outputs import outputs_of
 from service.providers._reading import (
     AMBIGUOUS,
@@ -60,7 +57,6 @@ from service.providers._reading import (
     text_of,
     whole,
 )
-from service.signatures import verify_ed25519
 from service.states import ErrorCode, JobStatus, Json
 
 KEYS_URL = "https://rest.fal.ai/.well-known/jwks.json"  # older pages say rest.alpha.fal.ai
@@ -101,14 +97,6 @@ FAILED_WORDS, CANCELED_WORDS = frozenset({"FAILED"}), frozenset({"CANCELLED", "C
 
 BELOW = "fal keeps requests below their model: name it <owner>/<name>/requests/<id>"
 AT_SUBMIT = frozenset({"request_id", "status", "queue_position", "logs", "metrics"})
-CALLBACK_TOLERANCE_S = 300
-SIGNATURES_TRIED = 10  # one is documented; a gateway may have joined several lines
-CALLBACK_HEADERS = {
-    "x-fal-webhook-request-id": re.compile(r"[!-~]{1,256}"),
-    "x-fal-webhook-user-id": re.compile(r"[!-~]{1,256}"),
-    "x-fal-webhook-timestamp": re.compile(r"[0-9]{1,12}"),
-    "x-fal-webhook-signature": re.compile(r"[0-9a-fA-F]{128}"),
-}
 
 
 class Fal(Provider):
@@ -124,26 +112,47 @@ class Fal(Provider):
     callback_keys = "provider"
     callback_max_bytes = 8 * 1024 * 1024  # `payload` may hold media as data URIs
     url_fields = frozenset(Places.__struct_fields__)
-    other_origins = frozenset({f"https://{platform.HOST}"})
+    other_origins = frozenset({f"https://{platform.HOST}", f"https://{RUN_HOST}"})
 
     def submit(self, call: Call) -> Submitting:
         """One charging POST: the model's input is the whole body."""
-        told = f"?fal_webhook={quote(call.callback_url, safe='')}" if call.callback_url is not None else ""
+        told = ""
+        if call.callback_url is not None and not is_run(call.input):
+            told = f"?fal_webhook={quote(call.callback_url, safe='')}"
         asked = {header: call.options[name] for name, header in OPTIONS.items() if call.options.get(name)}
         reply = yield Request(
             method="POST",
-            url=f"{call.base_url}/{_model(call)}{told}",
+            url=f"{self.address(call.base_url, f'/{_model(call)}')}{told}",
             headers={**_headers(call), "Content-Type": "application/json", **asked},
             body=json.dumps(call.input.get("input", {}), separators=(",", ":")).encode(),
             charges=True,
         )
+        if is_run(call.input) and 200 <= reply.status < 300:
+            return (yield from self._ran(call, reply))
         return _read_submit(call, reply)
+
+    def address(self, base_url: str, path: str) -> str:
+        """Below the base URL, but what runs on fal.run."""
+        if not path.startswith(f"/{RUN_HOST}/"):
+            return base_url + path
+        return platform.host_of(base_url, self.base_url, RUN_HOST) + path.removeprefix(f"/{RUN_HOST}")
+
+    def _ran(self, call: Call, reply: Reply) -> Submitting:
+        """The reply of fal.run is the result, and a header names the request."""
+        content, named = read_json(reply.body), id_text(reply.headers.get(REQUEST_ID))
+        if content is None or named is None:
+            return _accepted({}, reply.headers)
+        model = model_of(_model(call)) or ""
+        cost = yield from platform.cost_of(call, self._platform(call), model, reply.headers)
+        return Done(update=_succeeded(content, _billed(reply), cost), provider_job_ids=(named,))
 
     def status(self, call: Call, provider_job_id: str) -> Asking:
         """The status, then the result of what is completed, then its price."""
         model, request_id = split_id(provider_job_id, call.input)
         if model is None:
             return NotFound(reason=BELOW)
+        if is_run(call.input):
+            return _listed((yield from platform.row_of(call, self._platform(call), model, request_id)))
         at = places(call.base_url, model, request_id, call.provider_data or {})
         reply = yield _get(call, at.status_url)
         said = read_object(reply.body)
@@ -155,7 +164,8 @@ class Fal(Provider):
             return _succeeded(content, {**said, **_billed(result)}, cost)
         if _is_gone(result, said):
             # What it was is paid for. Not to be had here any more, it may stand in the list, or come back.
-            kept = yield from platform.output_of(call, self._platform(call), model, request_id)
+            row = yield from platform.row_of(call, self._platform(call), model, request_id)
+            kept = row.get("json_output") if row is not None else None
             return NotNow(reason=RESULT_EXPIRED) if kept is None else _succeeded(kept, said)
         if not _ended_badly(result, said):
             return _not_now(result)
@@ -211,27 +221,14 @@ class Fal(Provider):
         beside = KEYS_URL if call.base_url == self.base_url else call.base_url + KEYS_PATH
         url = call.options.get("keys_url") or beside
         reply = yield Request(method="GET", url=url, headers={"Accept": "application/json"})
-        listed = read_object(reply.body).get("keys")
-        keys = [key for item in listed if (key := _public_key(item))] if isinstance(listed, list) else []
+        keys = public_keys(read_object(reply.body).get("keys"))
         if reply.status != 200 or not keys:
             raise Unavailable(f"fal's public keys could not be read: HTTP {reply.status}")
         return keys
 
     def verify_callback(self, headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now: int) -> bool:
-        """Whether the callback is fresh. Raises `SignatureRefused` where no key proves it or it is from the future.
-
-        Rule: Ed25519 over request id, user id, timestamp and the body's SHA-256 in hex, joined by line feeds.
-        """
-        signatures, timestamp, heads = _signed_headers(headers)
-        texts = [f"{head}\n{timestamp}\n{hashlib.sha256(body).hexdigest()}".encode() for head in heads]
-        keys = [key for secret in secrets if (key := _decoded(secret))]
-        tried = product(keys, [bytes.fromhex(signature) for signature in signatures], texts)
-        if not any(verify_ed25519(*each) for each in tried):
-            raise SignatureRefused("no key of fal's made this signature")
-        age_s = now - int(timestamp)
-        if age_s < -CALLBACK_TOLERANCE_S:
-            raise SignatureRefused("the timestamp is in the future")
-        return age_s <= CALLBACK_TOLERANCE_S
+        """Whether the callback is fresh. Raises `SignatureRefused` where no key proves it or it is from the future."""
+        return verify(headers, body, secrets, now)
 
     def read_callback(self, body: bytes) -> ReadCallback:
         """The ids and the update. Raises `BadRequest` where the body has no usable `request_id` and `status`.
@@ -277,7 +274,10 @@ def _get(call: Call, url: str) -> Request:
 
 def _model(call: Call) -> str:
     named = str(call.input.get("model", ""))
-    return model_of(named) or path_part(named)
+    model = model_of(named)
+    if model is None:
+        return path_part(named)
+    return f"{RUN_HOST}/{model}" if is_run(call.input) else model
 
 
 # -- replies --------------------------------------------------------------------------------------
@@ -395,6 +395,16 @@ def _ended_badly(result: Reply, said: Json) -> bool:
     return result.status not in GATEWAY and _error_text(read_object(result.body)) is not None
 
 
+def _listed(row: Json | None) -> StatusVerdict:
+    """What the list says of a run on fal.run, which has no status of its own."""
+    code, content = (whole(row.get("status_code")), row.get("json_output")) if row is not None else (None, None)
+    if code is None:
+        return NotNow(reason="unreadable")
+    if code >= 400:
+        return _failed(None, {}, content if isinstance(content, dict) else {}, code)
+    return NotNow(reason=RESULT_EXPIRED) if content is None else _succeeded(content, {})
+
+
 def _billed(result: Reply) -> Json:
     units = result.headers.get(platform.UNITS_HEADER)
     return {} if units is None else {"billable_units": text_of(units)}
@@ -453,38 +463,3 @@ def _called_back(said: Json, word: str) -> Update:
     status = re.search(r"status code: ([0-9]{3})\b", str(said.get("error")))  # how fal words a model's own refusal
     detail = payload if isinstance(payload, dict) else {}
     return _failed(None, said, detail, int(status[1]) if status else 0)
-
-
-# -- callbacks ------------------------------------------------------------------------------------
-
-
-def _signed_headers(headers: Mapping[str, str]) -> tuple[list[str], str, list[str]]:
-    """The signatures, of which any may be right; the timestamp; what was signed before it, as it may be read."""
-    request_ids, user_ids, times, signatures = (_fitting(headers, name) for name in CALLBACK_HEADERS)
-    return signatures, times[0], [f"{request}\n{user}" for request, user in product(request_ids, user_ids)]
-
-
-def _fitting(headers: Mapping[str, str], wanted: str) -> list[str]:
-    """What a header says, however its lines were folded. Raises `SignatureRefused` where two lines differ."""
-    given = lines_of(headers, wanted) or ""
-    several = wanted == "x-fal-webhook-signature"
-    found = items(given)[:SIGNATURES_TRIED] if several else spellings_of_one(given)
-    fits = [one for one in found if CALLBACK_HEADERS[wanted].fullmatch(one)]
-    if not fits:
-        raise SignatureRefused(f"the header {wanted} is missing, there twice or not in its shape")
-    return fits
-
-
-def _public_key(item: Any) -> str | None:
-    fits = isinstance(item, dict) and item.get("kty") == "OKP" and item.get("crv") == "Ed25519"
-    return item["x"] if fits and isinstance(item.get("x"), str) and _decoded(item["x"]) else None
-
-
-def _decoded(text: str) -> bytes | None:
-    """The 32 bytes of a public key in base64url; None for what is none."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]{43}=?", text):
-        return None
-    try:
-        return base64.urlsafe_b64decode(text.rstrip("=") + "=")
-    except binascii.Error:
-        return None

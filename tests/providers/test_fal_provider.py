@@ -255,6 +255,9 @@ def test_followed_request_is_named_below_its_model_or_nowhere() -> None:
         "workflows/someone",
         "comfy/x",
         "12-",
+        "fal.run/flux",
+        "fal.run/fal.run/fal-ai/flux",
+        "api.fal.ai/v1/models",
     ],
 )
 def test_a_model_that_would_lead_elsewhere_is_refused(model: str) -> None:
