@@ -1,5 +1,6 @@
 """A verb of a provider carried out: send what it yields, give it the replies, return its verdict."""
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ MARGIN_S = 5.0  # between the end of the longest request and the end of its leas
 BEGIN_S = 2.0  # for what is written before a request is sent
 NOT_ASKED = "not sent: the database could not be asked"
 REPLY_BYTES = 8 * 1024 * 1024
+LARGE_BYTES = 512 * 1024  # of a reply: more is not searched between two turns of the loop
 
 
 class Stopped(Exception):
@@ -121,7 +123,10 @@ class Conversations:
                 if isinstance(reply, NotNow | Unknown):
                     return Unknown(reason=reply.reason) if charged else reply  # what went before it was sent
                 charged = charged or request.charges
-                told.heard(request, reply)
+                if len(reply.body) > LARGE_BYTES:
+                    await asyncio.to_thread(told.heard, request, reply)
+                else:
+                    told.heard(request, reply)
                 request = steps.send(reply)
         except StopIteration as finished:
             verdict: V = finished.value

@@ -5,6 +5,7 @@ inside the other), and base64 at each of its three alignments in both alphabets 
 characters or more: a shorter one may stand in any text by chance. Callback tokens are known by their shape.
 """
 
+import asyncio
 import base64
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -15,6 +16,7 @@ import msgspec
 
 SHORTEST = 16
 STAR = b"*"
+PIECE_BYTES = 256 * 1024
 KNOWN = 1024  # secrets whose spellings are kept
 OVERLAPPING = 256  # finds of one secret in one text that may overlap: one that repeats itself could take long
 _ESCAPE = rb"(?:\\|%(?:25){0,2}5[cC]){1,7}"  # JSON in JSON in JSON has seven
@@ -47,8 +49,7 @@ class Masks:
 
     def head(self, data: bytes, size: int) -> bytes:
         """The first `size` bytes of it, masked as all of it would be."""
-        longest = _UNIT_BYTES * max(map(len, self._secrets), default=SHORTEST)
-        return self.data(data[: size + max(longest, *(form.longest for form in TOKENS))])[:size]
+        return self.data(data[: size + self._longest])[:size]
 
     def text(self, text: str) -> str:
         data = text.encode("utf-8", "surrogatepass")
@@ -56,7 +57,9 @@ class Masks:
         return text if masked is data else masked.decode("utf-8", "surrogatepass")
 
     def finds(self, data: bytes) -> bool:
-        return bool(self.spans(data))
+        """In pieces, so that a thread which searches much lets others go on."""
+        ends = range(0, max(len(data), 1), PIECE_BYTES)
+        return any(self.spans(data[at : at + PIECE_BYTES + self._longest]) for at in ends)
 
     def inside(self, value: V) -> V:
         """The same value, its texts masked: of records, objects (their names too), lists and tuples."""
@@ -76,6 +79,12 @@ class Masks:
     def held_from(self, data: bytes) -> int:
         """The first place from which what is still to come may make a secret of it; the length where there is none."""
         return min((form.held_from(data) for form in self._forms(None)), default=len(data))
+
+    @cached_property
+    def _longest(self) -> int:
+        """More than any spelling takes, in bytes."""
+        characters = max(map(len, self._secrets), default=0)
+        return max(_UNIT_BYTES * characters, *(form.longest for form in TOKENS))
 
     def _forms(self, size: int | None) -> Iterator["_Form"]:
         """Of the secrets that so many bytes may hold: no spelling is shorter than its secret."""
@@ -123,10 +132,12 @@ class Stream:
 
 
 async def masked(pieces: AsyncIterator[bytes], masks: Masks) -> AsyncIterator[bytes]:
+    """What passes of each piece. Others have their turn between pieces, which may all be there at once."""
     stream = masks.stream()
     async for piece in pieces:
         if passing := stream.feed(piece):
             yield passing
+        await asyncio.sleep(0)
     if left := stream.end():
         yield left
 

@@ -171,13 +171,14 @@ class Passthrough:
             return self._streaming(aim, streamed, joined(head, pieces), stack.pop_all())
         if aim.seen.kind == "status":
             await self._feed(aim, Reply(status=streamed.status, headers=streamed.header, body=head))
-        return self._whole(aim, streamed, head, stack)
+        return await self._whole(aim, streamed, head, stack)
 
     # -- replies
 
-    def _whole(self, aim: Aim, streamed: Streamed, body: bytes, stack: AsyncExitStack, **more: str) -> Relayed:
+    async def _whole(self, aim: Aim, streamed: Streamed, body: bytes, stack: AsyncExitStack, **more: str) -> Relayed:
         """A large one is under way until it is taken: clients that do not read must not fill the memory."""
-        body = aim.masks.data(body) if is_plain(streamed.header) else body
+        if is_plain(streamed.header):
+            body = b"".join([piece async for piece in masked(sliced(body), aim.masks)])
         if is_json(streamed.header) and len(body) <= JSON_BYTES:
             body = self._rewriting(aim).json(body, aim.provider.url_fields)
         headers = {**self._returned(aim, streamed), **more}
@@ -277,7 +278,7 @@ class Passthrough:
             done = await self._jobs.carry_out(intent, outgoing, stack)
             named = {"callsheet-job-id": done.job.id}
             if done.whole:
-                return self._whole(aim, done.streamed, done.head, stack, **named)
+                return await self._whole(aim, done.streamed, done.head, stack, **named)
             return self._streaming(aim, done.streamed, joined(done.head, done.rest), stack.pop_all(), **named)
 
     def _let_go(self, task: asyncio.Task[Relayed]) -> None:
