@@ -65,11 +65,13 @@ class Refused(Record, frozen=True, kw_only=True):
     """Certainly not accepted, and repeating it would not help.
 
     `pauses`: the credential itself is refused (401, or its balance is out; never a tier or a permission), so that
-    every other submit would fail like this one.
+    every other submit would be refused like this one.
+    `probe`: by whom it was sent: this submit tried whether the credential is taken again.
     """
 
     error: JobError
     pauses: bool = False
+    probe: bool = False
 
 
 class NotNow(Record, frozen=True, kw_only=True):

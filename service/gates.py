@@ -1,24 +1,41 @@
 """Gates: which credentials may submit now. A provider's limits hold submits in `queued`; they never fail for them.
 
-Four reasons close one: the credential is paused (the provider refuses it), it was told to wait (429, a full queue),
-as many of its jobs run at the provider as its setting allows, or its rate is used up. A credential with such a setting
-is submitted for by one node of the fleet; any node may do it for the others.
+Five reasons close one: the credential is paused (the provider refuses it), it is on trial (it was resumed, and one
+submit at a time tries it until one is accepted), it was told to wait (429, a full queue), as many of its jobs run at
+the provider as its setting allows, or its rate is used up. A credential on trial, or with such a setting, is submitted
+for by one node of the fleet; any node may do it for the others.
+
+Pauses and trials are the database's, so that they outlast every process. Whose turn it is to try is not kept: it is
+the owner's of the credential's seat, and where that dies its seat goes to another node within seconds.
 """
 
 import collections
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 
 from service.clock import Clock
 from service.facts import NotNow
 from service.fleet import Fleet
 from service.limits import TokenBucket
 from service.models import Credential
+from service.retries import MAX_HOLD_S, named_wait
+from service.rules_submit import CREDENTIAL_PAUSED
 from service.settings import ProviderSettings
+from service.states import Record
 from service.stores import Room, Store
 
 REREAD_S = 1.0  # within this a pause made, or ended, by another process is seen
 FIRST_HOLD_S = 2.0
 LONGEST_HOLD_S = 60.0  # where the provider names no time itself
+ON_TRIAL = "credential_on_trial"
+
+
+class Sent(Record, frozen=True, kw_only=True):
+    """A submit on its way. `probe`: it tries whether its credential is taken again."""
+
+    at: int
+    probe: bool = False
+    api_key: str | None = None  # that it was sent with
 
 
 class _Hold:
@@ -44,6 +61,9 @@ class Gates:
     ):
         self._store, self._fleet, self._of, self._settings, self._clock = store, fleet, of, settings, clock
         self._paused: dict[int, str] = {}
+        self._on_trial: frozenset[int] = frozenset()
+        self._resumed: dict[int, int] = {}  # when each was last resumed, as far as this process knows
+        self._closing: collections.Counter[int] = collections.Counter()  # being paused by this process
         self._holds: dict[int, _Hold] = {}
         self._buckets: dict[int, tuple[float | None, TokenBucket]] = {}  # and from when on it is ours to count
         self._running: dict[int, int] = {}  # at the provider or on the way, as the database last said
@@ -63,7 +83,13 @@ class Gates:
     async def _reread(self) -> None:
         if self._clock.monotonic() - self._read_at >= REREAD_S:
             self._read_at = self._clock.monotonic()
-            self._paused = await self._store.paused_credentials()
+            gates = await self._store.gates()
+            self._paused = {gate.num: gate.paused for gate in gates if gate.paused is not None}
+            self._on_trial = frozenset(gate.num for gate in gates if gate.on_trial)
+            for gate in gates:
+                if gate.resumed_at is not None and gate.resumed_at != self._resumed.get(gate.num):
+                    self._resumed[gate.num] = gate.resumed_at
+                    self._holds.pop(gate.num, None)
 
     def met_uncounted(self) -> bool:
         """Whether the last claim met a credential that has yet to be counted: the next step knows more."""
@@ -93,12 +119,12 @@ class Gates:
         return through
 
     def _through(self, num: int) -> int:
-        if num in self._paused:
+        if num in self._paused or self._closing[num]:
             return 0
         if not self.ours(num):
             self._running.pop(num, None)
             return 0
-        hold, most = self._holds.get(num), 1_000_000
+        hold, most = self._holds.get(num), 1 - self._leaving[num] if num in self._on_trial else 1_000_000
         if hold is not None:
             # One asks for all, until it is let in.
             most = 0 if self._clock.monotonic() < hold.until else 1 - self._leaving[num]
@@ -111,11 +137,28 @@ class Gates:
             most = min(most, int(bucket.level()))
         return most
 
-    def claimed(self, num: int) -> None:
+    def claimed(self, num: int) -> Sent:
         """One queued submit leaves: it counts from now on, before its row says so, until it is `answered`."""
         self._leaving[num] += 1
         self._since[num] += 1
         self.started(num)
+        probe, now = num in self._on_trial, self._clock.now()
+        # A clock that steps back must not make a probe look older than the resume that it follows.
+        return Sent(at=max(now, self._resumed.get(num, 0)) if probe else now, probe=probe)
+
+    @property
+    def trials(self) -> frozenset[int]:
+        """The credentials that are on trial, as far as this process knows."""
+        return self._on_trial
+
+    @contextlib.contextmanager
+    def closed(self, num: int) -> Iterator[None]:
+        """Nothing leaves while this process writes down that the credential is paused."""
+        self._closing[num] += 1
+        try:
+            yield
+        finally:
+            self._closing[num] -= 1
 
     def started(self, num: int) -> None:
         """One submit more of the credential's rate. A job that was born as one that runs needs no other count."""
@@ -135,7 +178,7 @@ class Gates:
         pause = FIRST_HOLD_S
         if before is not None:
             pause = before.pause if now < before.until else min(before.pause * 2, LONGEST_HOLD_S)
-        until = now + max(fact.after_s or 0.0, pause)
+        until = now + max(named_wait(fact.after_s, MAX_HOLD_S), pause)
         self._holds[num] = _Hold(fact.reason, max(until, before.until if before else until), pause)
 
     def let_in(self, num: int) -> None:
@@ -147,10 +190,12 @@ class Gates:
     def reason(self, num: int) -> str | None:
         """Why what is queued behind this gate waits; None where it is open."""
         if num in self._paused:
-            return f"credential_paused: {self._paused[num]}"
+            return f"{CREDENTIAL_PAUSED}: {self._paused[num]}"
         hold = self._holds.get(num)
         if hold is not None and (self._clock.monotonic() < hold.until or self._leaving[num] > 0):
             return hold.reason
+        if num in self._on_trial:
+            return ON_TRIAL
         limit = self._limit(num)
         if limit is not None and self._at_provider(num) >= limit:
             return "concurrency"
@@ -168,6 +213,8 @@ class Gates:
     def ours(self, num: int) -> bool:
         """Whether this node may submit for it: any may where nothing has to be counted."""
         given = self._given(num)
+        if num in self._on_trial:
+            return self._fleet.owns(num)
         return given is None or (given.concurrency is None and given.rate is None) or self._fleet.owns(num)
 
     def _limit(self, num: int) -> int | None:

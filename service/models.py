@@ -31,6 +31,7 @@ class Detail(Record, frozen=True, kw_only=True):
     called_back: bool = False  # the provider was given a URL or an id to call
     progress_at: int | None = None  # when the last job.progress was published
     retries: int = 0  # consecutive answers that the provider's documents limit
+    refusals: int = 0  # submits of this intent that were refused for their credential
     kept: Json | None = None  # what a repeat of the POST needs of the steps before it
     claimed: str | None = None  # an id that somebody unproven says this job has; read back before it is believed
     cancel_sent_at: int | None = None
@@ -110,6 +111,8 @@ class CredentialRow(Record, frozen=True, kw_only=True):
     updated_at: int = 0
     paused_at: int | None = None
     paused_reason: str | None = None
+    resumed_at: int | None = None  # when a person, or a changed key, last ended what held it
+    on_trial: bool = False  # resumed, and nothing was accepted under it since: one submit at a time tries it
     deleted_at: int | None = None  # no new submit uses it; the jobs that name it go on with it
 
 

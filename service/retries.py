@@ -13,6 +13,8 @@ JITTER = 0.2  # of the step; Svix spreads as widely, to both sides
 MAX_RETRY_AFTER_S = 86_400.0  # a receiver cannot push us further out than this
 MAX_STEP_S = 30 * 86_400.0
 MAX_STEPS = 50
+MAX_JOB_WAIT_S = 3_600.0  # nor a provider one job
+MAX_HOLD_S = 900.0  # nor what else is submitted under its credential
 THROTTLED_FACTOR = 2.0  # Svix also lets an overloaded receiver stretch a step to at most twice itself
 
 _SECONDS = re.compile(r"[0-9]{1,15}")
@@ -52,9 +54,15 @@ def retry_after(value: str | None, *, now: int) -> float | None:
     text = (value or "").strip(" \t")
     if _SECONDS.fullmatch(text):
         return min(float(text), MAX_RETRY_AFTER_S)
-    date = _IMF_FIXDATE.fullmatch(text)
+    at = http_date(text)
+    return None if at is None else min(max(float(at - now), 0.0), MAX_RETRY_AFTER_S)
+
+
+def http_date(value: str | None) -> int | None:
+    """Seconds since 1970 of an IMF-fixdate (RFC 9110 5.6.7); None for anything else."""
+    date = _IMF_FIXDATE.fullmatch((value or "").strip(" \t"))
     at = _timestamp(date) if date else None
-    return None if at is None else min(max(at - now, 0.0), MAX_RETRY_AFTER_S)
+    return None if at is None else int(at)
 
 
 def _timestamp(date: re.Match[str]) -> float | None:
@@ -64,6 +72,11 @@ def _timestamp(date: re.Match[str]) -> float | None:
     except ValueError:
         return None
     return at.timestamp() if at.weekday() == _DAYS.index(weekday) else None
+
+
+def named_wait(seconds: float | None, most: float) -> float:
+    """What somebody else asks us to wait, in seconds: 0 to `most`. Nothing, negative or no number (NaN) asks for 0."""
+    return min(seconds, most) if seconds is not None and seconds > 0 else 0.0
 
 
 def next_attempt(

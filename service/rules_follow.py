@@ -2,6 +2,7 @@
 
 from msgspec.structs import replace
 
+from service import retries
 from service.facts import Arrival, CancelAsked, CancelSent, Done, Hint, JobError, NotFound, NotNow, Update
 from service.models import Decision, Job, Note, Part
 from service.outcomes import (
@@ -134,7 +135,8 @@ class FollowRules(SubmitRules):
         """A read that told nothing: the reason is shown, the next read comes later."""
         fact = arrival.fact
         assert isinstance(fact, NotNow | NotFound)  # noqa: S101 - the table
-        asked = fact.after_s if isinstance(fact, NotNow) and fact.after_s is not None else 0.0
+        named = fact.after_s if isinstance(fact, NotNow) else None
+        asked = retries.named_wait(named, retries.MAX_JOB_WAIT_S)
         due = self.next_read(job, job.tries + 1, now, at_least=asked)
         moved = was_read(replace(job, reason=fact.reason, tries=job.tries + 1, due_at=due), now)
         return Decision(verdict="applied", job=touched(moved, now))

@@ -25,6 +25,7 @@ from service.outcomes import CLAIM_AGAIN_MS, announced, ended, failed, finished,
 from service.providers import Operation
 from service.states import TERMINAL, ErrorCode, JobStatus, Work
 
+CREDENTIAL_PAUSED = "credential_paused"  # begins the reason of what its credential's refusal holds in the queue
 RESTORED = "restored from a backup: it may have been submitted since the backup was taken"
 
 
@@ -112,8 +113,16 @@ class SubmitRules:
     def refuse(self, job: Job, arrival: Arrival, now: int) -> Decision:
         fact = arrival.fact
         assert isinstance(fact, Refused)  # noqa: S101 - the table
-        note = _submit_note(arrival, now, "refused", error=fact.error.code)
-        return failed(job, fact.error, now, notes=(note,))
+        note = _submit_note(arrival, now, "refused", error=fact.error.code, probe=fact.probe or None)
+        last = fact.probe and job.detail.refusals > 0
+        if not fact.pauses or last or job.detail.passthrough:  # whoever passed it through was told, and decides
+            return failed(job, fact.error, now, notes=(note,))
+        if job.cancel_requested_at is not None:
+            return self._canceled_instead(job, arrival, now, note)
+        # Nothing was charged, and it is no fault of the job's: it keeps its place in the queue.
+        refused = replace(job, detail=replace(job.detail, refusals=job.detail.refusals + 1))
+        reason = f"{CREDENTIAL_PAUSED}: {fact.error.code}"
+        return self._requeued(refused, reason, min(job.created_at, now), now, note)
 
     def wait(self, job: Job, arrival: Arrival, now: int) -> Decision:
         """Certainly not accepted, and worth another try: back to the queue with the reason shown."""
@@ -121,22 +130,31 @@ class SubmitRules:
         assert isinstance(fact, NotNow)  # noqa: S101 - the table
         limited = job.detail.retries + 1 if fact.at_most is not None else 0
         note = _submit_note(arrival, now, "not_now", reason=fact.reason)
-        if job.cancel_requested_at is not None:  # asked while the outcome was open: it is not sent again
-            decision = self.cancel_queued(job, arrival, now)
-            return replace(decision, notes=(note, *decision.notes))
+        if job.cancel_requested_at is not None:
+            return self._canceled_instead(job, arrival, now, note)
         if fact.at_most is not None and limited > fact.at_most:
             error = fact.error or JobError(code=ErrorCode.PROVIDER_ERROR, message=fact.reason, retryable=True)
             return failed(job, error, now, notes=(note,))
+        tries = job.tries + 1 if job.status is JobStatus.QUEUED else max(job.tries, 1)
+        asked = retries.named_wait(fact.after_s, retries.MAX_JOB_WAIT_S)
+        pause = max(asked, self.backoff(tries - 1, first=1.0, cap=60.0))
+        detail = job.detail if limited == job.detail.retries else replace(job.detail, retries=limited)
+        tried = replace(job, detail=detail, tries=tries)
+        return self._requeued(tried, fact.reason, now + int(pause * 1000), now, note)
+
+    def _requeued(self, job: Job, reason: str, due_at: int, now: int, note: Note) -> Decision:
         # A reused trace id returns the earlier answer, the refusal: what is sent next is a new intent.
         correlation = self._correlate() if job.status is JobStatus.SUBMITTING else job.correlation
-        tries = job.tries + 1 if job.status is JobStatus.QUEUED else max(job.tries, 1)
-        pause = max(fact.after_s or 0.0, self.backoff(tries - 1, first=1.0, cap=60.0))
-        detail = job.detail if limited == job.detail.retries else replace(job.detail, retries=limited)
         moved = replace(
-            job, status=JobStatus.QUEUED, reason=fact.reason, work=Work.SUBMIT, lease=None, detail=detail,
-            due_at=now + int(pause * 1000), correlation=correlation, submitted_at=None, tries=tries,
+            job, status=JobStatus.QUEUED, reason=reason, work=Work.SUBMIT, lease=None, due_at=due_at,
+            correlation=correlation, submitted_at=None,
         )  # fmt: skip
         return Decision(verdict="applied", job=touched(moved, now), notes=(note,))
+
+    def _canceled_instead(self, job: Job, arrival: Arrival, now: int, note: Note) -> Decision:
+        """Asked for while the outcome was open: it is not sent again."""
+        decision = self.cancel_queued(job, arrival, now)
+        return replace(decision, notes=(note, *decision.notes))
 
     def lose(self, job: Job, arrival: Arrival, now: int) -> Decision:
         """The outcome is not known: try the automatic ways while they last, then say so, once."""
@@ -223,7 +241,7 @@ class SubmitRules:
         moved = replace(
             job, status=JobStatus.QUEUED, reason=None, work=Work.SUBMIT, due_at=now, lease=None, submitted_at=None,
             tries=0, correlation=fact.correlation or self._correlate(), cancel_requested_at=None,
-            detail=replace(job.detail, retries=0, claimed=None),  # what was claimed is the earlier submit's
+            detail=replace(job.detail, retries=0, refusals=0, claimed=None),  # what was claimed is the earlier submit's
             deadline_at=now + span if span is not None else None,
         )  # fmt: skip
         note = Note(kind="update", at=now, data={"source": arrival.source, "resolved": fact.action})

@@ -10,6 +10,8 @@ from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from service.account_facts import AccountFacts
 from service.accounts import Accounts
 from service.calling import Calling
@@ -32,7 +34,7 @@ from service.facts import (
     Update,
 )
 from service.files import FileRefs
-from service.gates import Gates
+from service.gates import Gates, Sent
 from service.in_flight import InFlight
 from service.loops import or_let_go, until_kept
 from service.models import Credential, Job
@@ -89,13 +91,13 @@ class Submission:
         if budget < self.needs_s:
             return worked
         await self._gates.refresh()
-        for work, send in ((Work.SETTLE, self._settle), (Work.SUBMIT, self._submit)):
+        for work in (Work.SETTLE, Work.SUBMIT):
             ends = self._clock.monotonic() + self._lease_ms / 1000
             limit = min(CLAIM, self.flying.free)
-            room = self.flying.rooms()
-            if work is Work.SUBMIT:
-                room = self._gates.room(room)
-            claimed = await self._store.claim_jobs(work, room=room, lease_ms=self._lease_ms, limit=limit)
+            room = self._gates.room(self.flying.rooms()) if work is Work.SUBMIT else self.flying.rooms()
+            claimed = await self._store.claim_jobs(
+                work, room=room, lease_ms=self._lease_ms, limit=limit, trials=self._gates.trials
+            )
             for job, given in claimed:
                 if work is Work.SUBMIT and not self._gates.ours(job.credential):  # the commit took long
                     self.flying.start(job.credential, until_kept(partial(self._store.renew_lease, job, 0)))
@@ -103,14 +105,16 @@ class Submission:
                 renew = partial(self._store.renew_lease, job, self._lease_ms) if work is Work.SUBMIT else None
                 renew_s = self._lease_ms / 1000
                 lease = Lease(job.lease, ends, self._clock, within=budget, renew=renew, renew_s=renew_s)
-                self.flying.start(job.credential, self._through_gate(job, work, send(job, given, lease)))
+                self.flying.start(job.credential, self._begun(work, job, given, lease))
             worked = worked or bool(claimed)
         return self._gates.met_uncounted() or worked
 
-    def _through_gate(self, job: Job, work: Work, sending: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None]:
-        """Counted from now on, not only when it gets its turn."""
+    def _begun(self, work: Work, job: Job, given: bytes | None, lease: Lease) -> Coroutine[Any, Any, None]:
+        """A submit is counted at its gate from now on, not only when it gets its turn."""
         if work is Work.SUBMIT:
-            self._gates.claimed(job.credential)
+            sending = self._submit(job, given, lease, self._gates.claimed(job.credential))
+        else:
+            sending = self._settle(job, given, lease)
 
         async def counted() -> None:
             try:
@@ -133,7 +137,7 @@ class Submission:
 
     # -- sending
 
-    async def _submit(self, job: Job, given: bytes | None, lease: Lease) -> None:
+    async def _submit(self, job: Job, given: bytes | None, lease: Lease, sent: Sent) -> None:
         credential = await self._accounts.credential_by_number(job.credential)
         if credential is None:
             reason = NotNow(reason="the credential is not configured on this node", after_s=NO_CREDENTIAL_S)
@@ -148,9 +152,9 @@ class Submission:
             error = JobError(code=ErrorCode.INVALID_INPUT, message=refused.detail)
             await self._record(job, Refused(error=error), lease)
             return
-        await self._post(job, call, lease)
+        await self._post(job, call, lease, sent)
 
-    async def _post(self, job: Job, call: Call, lease: Lease) -> None:
+    async def _post(self, job: Job, call: Call, lease: Lease, sent: Sent) -> None:
         provider = self._providers[job.provider]
         called_back = call.callback_id is not None or call.callback_url is not None
         told = "the provider calls back" if called_back else "polled: the provider is given nothing to call"
@@ -170,7 +174,7 @@ class Submission:
         if call.repeat and not isinstance(verdict, Accepted | Done):
             # An error to a repeat is no refusal of the first POST.
             verdict = Unknown(reason=getattr(verdict, "reason", "the repeat was refused"))
-        await self._record(job, verdict, lease, call.api_key)
+        await self._record(job, verdict, lease, replace(sent, api_key=call.api_key))
 
     async def _call(self, job: Job, credential: Credential, given: bytes | None, *, repeat: bool = False) -> Call:
         """To submit by. Raises `Refusal` where the input names a file that is not to be had."""
@@ -231,7 +235,8 @@ class Submission:
         elif operation.settled_by == "person":
             await self._record(job, Unknown(reason="the provider's reply was never read"), lease)
         elif remembered and not job.detail.passthrough:
-            await self._post(job, await self._call(job, credential, given, repeat=True), lease)
+            call = await self._call(job, credential, given, repeat=True)
+            await self._post(job, call, lease, Sent(at=job.submitted_at or 0))
         else:
             await self._look_up(job, asking, lease)
 
@@ -265,14 +270,23 @@ class Submission:
         news = Arrival(job=job.num, provider_job_id=claimed, fact=verdict, source=Source.POLL)
         await until_kept(lambda: self._transitions.apply_one(news))
 
-    async def _record(self, job: Job, verdict: SubmitVerdict | Any, lease: Lease, api_key: str | None = None) -> None:
+    async def _record(self, job: Job, verdict: SubmitVerdict | Any, lease: Lease, sent: Sent | None = None) -> None:
+        """Durable when it returns; `sent` is not known of what was sent by an earlier claim."""
+        if isinstance(verdict, Refused) and verdict.pauses and sent is not None:
+            with self._gates.closed(job.credential):
+                if await self._apply(job, replace(verdict, probe=sent.probe), lease):
+                    await self._pausing.pause(job, verdict.error, sent.at, sent.api_key)
+            return
+        await self._apply(job, verdict, lease)
+        if isinstance(verdict, Accepted | Done):
+            self._gates.let_in(job.credential)
+            await self._pausing.proved(job.credential, sent.at if sent is not None else job.submitted_at or 0)
+        elif isinstance(verdict, NotNow) and verdict.whole:
+            self._gates.refused(job.credential, verdict)
+
+    async def _apply(self, job: Job, verdict: SubmitVerdict | Any, lease: Lease) -> bool:
         # That the provider accepted is true whoever holds the lease now; anything else only its holder may say.
         token = None if isinstance(verdict, Accepted | Done) else lease.token
         arrival = Arrival(job=job.num, fact=verdict, source=Source.SUBMIT, lease=token)
         applied = await until_kept(lambda: self._transitions.apply_one(arrival))
-        if isinstance(verdict, Accepted | Done):
-            self._gates.let_in(job.credential)
-        elif isinstance(verdict, NotNow) and verdict.whole:
-            self._gates.refused(job.credential, verdict)
-        elif isinstance(verdict, Refused) and verdict.pauses and applied.verdict == "applied":
-            await self._pausing.pause(job, verdict.error, api_key)
+        return bool(applied.verdict == "applied")

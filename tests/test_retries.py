@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service import retries
+from service.providers._reading import header_wait
 from service.retries import MAX_RETRY_AFTER_S, backoff, next_attempt, parse_schedule
 
 STANDARD = "0,5,300,1800,7200,18000,36000,50400,72000,86400"
@@ -206,3 +207,40 @@ def test_backoff_grows_to_its_cap(n, step, random, factor):
 
 def test_backoff_with_whole_numbers_reaches_its_cap_too():
     assert backoff(5000, first=1, factor=3, cap=60, random=lowest) == 60
+
+
+SENT = "Thu, 01 Jan 2026 10:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("given", "date", "seconds"),
+    [
+        ("42", None, 42.0),
+        ("86400000", None, MAX_RETRY_AFTER_S),
+        ("9" * 60, None, None),
+        ("Thu, 01 Jan 2026 10:01:30 GMT", SENT, 90.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", SENT, MAX_RETRY_AFTER_S),
+        ("Thu, 01 Jan 2026 09:00:00 GMT", SENT, 0.0),
+        ("Thu, 01 Jan 2026 10:01:30 GMT", None, None),
+        ("Thu, 01 Jan 2026 10:01:30 GMT", "yesterday", None),
+        ("-5", SENT, None),
+        ("NaN", SENT, None),
+        ("inf", None, None),
+        ("1e9", None, None),
+        ("4.5", None, None),
+        ("", None, None),
+    ],
+)
+def test_a_providers_retry_after_is_read_by_its_own_clock(given, date, seconds):
+    headers = {"retry-after": given} | ({"date": date} if date is not None else {})
+    assert header_wait(headers) == seconds
+
+
+@pytest.mark.parametrize("seconds", [None, 0, -1, -1e300, float("nan"), float("-inf")])
+def test_a_wait_that_is_none_asks_for_nothing(seconds):
+    assert retries.named_wait(seconds, 900.0) == 0.0
+
+
+@pytest.mark.parametrize(("seconds", "waited"), [(0.5, 0.5), (900, 900), (901, 900), (1e300, 900), (float("inf"), 900)])
+def test_a_named_wait_is_capped(seconds, waited):
+    assert retries.named_wait(seconds, 900.0) == waited

@@ -190,6 +190,7 @@ MOST_JOBS = 12  # in one example
 LOST = Unknown(reason="no reply")
 ACCEPTED = Accepted(provider_job_ids=())  # stands for ids of the job's own
 REFUSED = Refused(error=an_error())
+PAUSING = Refused(error=an_error(), pauses=True)
 CONTESTED = Accepted(provider_job_ids=("p1",))  # an id that other jobs may have
 ids = st.sampled_from(IDS)
 some_ids = st.sampled_from([*[(each,) for each in IDS], ("p1", "p2"), ("p2", "p3"), ("p4", "p5", "p6")])
@@ -214,6 +215,7 @@ verdicts = st.one_of(
     st.builds(Accepted, provider_job_ids=some_ids),
     st.builds(Done, update=updates, provider_job_ids=some_ids | st.just(())),
     st.just(Refused(error=an_error())),
+    st.builds(Refused, error=st.just(an_error()), pauses=st.just(True), probe=st.booleans()),
     st.builds(NotNow, reason=st.just("busy"), after_s=st.sampled_from([None, 0.0, 5.0])),
     st.builds(NotNow, reason=st.just("HTTP 500"), at_most=st.sampled_from([0, 2])),
     st.just(Unknown(reason="no reply")),
@@ -260,6 +262,7 @@ EVERY = (  # one of each kind, and one of each status
     Accepted(provider_job_ids=("p1",)),
     Done(update=an_update("succeeded"), provider_job_ids=("p2",)),
     Refused(error=an_error()),
+    Refused(error=an_error(), pauses=True, probe=True),
     NotNow(reason="busy"),
     NotFound(reason="no row"),
     Unknown(reason="no reply"),
@@ -321,7 +324,7 @@ class Machine(RuleBasedStateMachine):
         self._create(asked)
 
     @precondition(lambda self: len(self.nums) < MOST_JOBS)
-    @rule(asked=new_jobs, answer=st.sampled_from([None, LOST, ACCEPTED, CONTESTED, REFUSED]))
+    @rule(asked=new_jobs, answer=st.sampled_from([None, LOST, ACCEPTED, CONTESTED, REFUSED, PAUSING]))
     def another_job_is_submitted(self, asked: dict[str, Any], answer: Fact | None) -> None:
         """By the book: claimed, begun, and left there, or lost for good, or accepted."""
         num = self._create({**asked, "follows": False})
@@ -329,6 +332,8 @@ class Machine(RuleBasedStateMachine):
             nth = len(self.nums)
             answer = Accepted(provider_job_ids=(f"own-{nth}", f"other-{nth}")[: 1 + nth % 2])
         self._submit(num, answer)
+        if answer is PAUSING and self._jobs()[num].status is not JobStatus.CANCELED:
+            assert (self._jobs()[num].status, self._jobs()[num].work) == (JobStatus.QUEUED, Work.SUBMIT)
         if answer is LOST:
             self.world.clock.pass_ms(HOUR)
             self._one(Said(fact=answer, source=Source.SUBMIT), num)
@@ -603,7 +608,8 @@ class Machine(RuleBasedStateMachine):
         back = before.status in (JobStatus.SUBMITTING, JobStatus.UNKNOWN) and after.status is JobStatus.QUEUED
         resubmits = isinstance(said.fact, Resolve) and said.fact.action == "resubmit"
         if back:
-            assert isinstance(said.fact, NotNow) or resubmits, "only a certain refusal or a person sends again (I2)"
+            refused = isinstance(said.fact, NotNow) or (isinstance(said.fact, Refused) and said.fact.pauses)
+            assert refused or resubmits, "only a certain refusal or a person sends again (I2)"
         assert (after.correlation != before.correlation) == back, "a new intent, and only that, has a new correlation"
         if after.status is JobStatus.UNKNOWN and before.status is not JobStatus.UNKNOWN:
             assert before.status is JobStatus.SUBMITTING or isinstance(said.fact, Restored)
@@ -825,6 +831,8 @@ TRACED: tuple[Fact | None, ...] = (  # None: an hour passes
     Done(update=an_update("succeeded"), provider_job_ids=("p1",)),
     Done(update=an_update("processing"), provider_job_ids=("p2",)),
     Refused(error=an_error()),
+    Refused(error=an_error(), pauses=True),
+    Refused(error=an_error(), pauses=True, probe=True),
     NotNow(reason="busy"),
     NotNow(reason="HTTP 500", at_most=1),
     Unknown(reason="no reply"),

@@ -113,6 +113,9 @@ ROWS: dict[str, tuple[Fact, tuple[str, ...]]] = {
         (FAILS, FAILS, FAILS, FAILS, SAME, SAME, SAME),
     ),
     "refused": (Refused(error=an_error()), (FAILS, FAILS, NO, NO, NO, NO, NO)),
+    "refused for its credential": (
+        Refused(error=an_error(), pauses=True), ("applied queued", "applied queued", NO, NO, NO, NO, NO)
+    ),
     "not now": (
         NotNow(reason="busy"), ("applied queued", "applied queued", NO, "applied processing", NO, NO, NO)
     ),
@@ -385,6 +388,60 @@ def test_what_fails_before_the_first_byte_waits_longer_each_time_too():
 def test_a_longer_retry_after_is_obeyed_and_a_shorter_one_does_not_hurry():
     assert decide(a_job("submitting"), NotNow(reason="busy", after_s=90)).job.due_at == NOW + 90 * SECOND
     assert decide(a_job("submitting", tries=5), NotNow(reason="busy", after_s=1)).job.due_at == NOW + 16 * SECOND
+
+
+@pytest.mark.parametrize("after_s", [3_601.0, 86_400_000.0, 999_999_999.0, float("inf")])
+def test_a_provider_cannot_push_one_job_further_than_an_hour(after_s):
+    assert decide(a_job("submitting"), NotNow(reason="busy", after_s=after_s)).job.due_at == NOW + HOUR
+    read = decide(a_job("processing", deadline_at=None), NotNow(reason="busy", after_s=after_s)).job
+    assert read.due_at == NOW + HOUR
+
+
+@pytest.mark.parametrize("after_s", [None, 0.0, -1.0, -86_400.0, float("nan"), float("-inf")])
+def test_a_wait_that_is_none_leaves_our_own_pace(after_s):
+    assert decide(a_job("submitting"), NotNow(reason="busy", after_s=after_s)).job.due_at == NOW + SECOND
+
+
+# -- a refused credential: nobody fails for it
+
+
+def credential_refused(probe=False, code="authentication"):
+    return Refused(error=an_error("no", code=code), pauses=True, probe=probe)
+
+
+def test_who_is_refused_for_its_credential_keeps_its_place_in_the_queue():
+    born = a_job("submitting", created_at=NOW - HOUR, tries=1)
+    job = decide(born, credential_refused(code="out_of_credit"), Source.SUBMIT).job
+    assert (job.status, job.reason, job.due_at) == ("queued", "credential_paused: out_of_credit", NOW - HOUR)
+    assert (job.submitted_at, job.lease, job.work, job.correlation) == (None, None, Work.SUBMIT, "intent-1")
+    assert job.detail.error is None
+
+
+def test_only_the_second_refusal_of_a_probe_fails():
+    once = after(a_job("queued"), Begin(), credential_refused())
+    again = after(once, Begin(), credential_refused())
+    assert again.status == "queued", "what had left together with others is no probe"
+    assert after(a_job("queued"), Begin(), credential_refused(probe=True)).status == "queued", "its first one"
+    for refused in (once, again):
+        failed = after(refused, Begin(), credential_refused(probe=True))
+        assert (failed.status, failed.detail.error.code) == ("failed", "authentication")
+
+
+def test_a_resubmitted_job_begins_to_count_its_refusals_anew():
+    lost = after(a_job("queued"), Begin(), credential_refused(), Begin())
+    unknown = replace(lost, status="unknown", work=None, due_at=None)
+    again = after(unknown, Resolve(action="resubmit"), Begin(), credential_refused(probe=True))
+    assert again.status == "queued"
+
+
+def test_a_passthrough_submit_is_never_queued():
+    through = a_job("submitting", detail=Detail(passthrough=True))
+    assert outcome(through, decide(through, credential_refused(), Source.SUBMIT)) == FAILS
+
+
+def test_a_canceled_job_that_is_refused_for_its_credential_is_not_sent_again():
+    asked = decide(a_job("submitting"), CancelAsked(supported=True), Source.CLIENT).job
+    assert outcome(asked, decide(asked, credential_refused(), Source.SUBMIT)) == STOPS
 
 
 def sends_until_it_fails(at_most: int) -> tuple[int, Job]:

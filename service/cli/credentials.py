@@ -20,7 +20,7 @@ def command() -> None:
     callsheet credentials set pixverse --tenant acme
     callsheet credentials set pixverse --api-key-file key.txt --callback-secret-file secret.txt --callback-id 4711
     callsheet credentials show pixverse                  which is used, and whether it is paused
-    callsheet credentials resume pixverse                after a pause: the bill is paid, the key works again
+    callsheet credentials resume pixverse                the bill is paid, the key works again; or wait no longer
     """
 
 
@@ -69,7 +69,10 @@ def show(api: Api, out: Printer, provider: str) -> None:
 @click.argument("provider")
 @calls_api
 def resume(api: Api, out: Printer, provider: str) -> None:
-    """End a pause once what was wrong is mended at the provider: a bill paid, a key enabled again."""
+    """End what holds its jobs back: a pause, once the bill is paid or the key works again, and any wait.
+
+    One job is sent to try it, the others follow once one is accepted.
+    """
     reply = api.call("POST", f"/v1/providers/{provider}/credentials/resume")
     out.said(reply, f"what waits for {provider} is submitted again")
 

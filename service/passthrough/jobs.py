@@ -196,6 +196,7 @@ class PassthroughJobs:
         """Durable when it returns. An error to a repeat says nothing about the first."""
         if isinstance(verdict, Accepted | Done):
             self._gates.let_in(job.credential)
+            await self._pausing.proved(job.credential, job.created_at)
         elif isinstance(verdict, NotNow) and verdict.whole:
             self._gates.refused(job.credential, verdict)
         if repeats and not isinstance(verdict, Accepted | Done):
@@ -203,7 +204,7 @@ class PassthroughJobs:
         fact = _ended(intent.provider, verdict) if isinstance(verdict, NotNow) else verdict
         applied = await self._apply(job, fact, lease)
         if isinstance(fact, Refused) and fact.pauses and applied:
-            await self._pausing.pause(job, fact.error, intent.credential.api_key)
+            await self._pausing.pause(job, fact.error, job.created_at, intent.credential.api_key)
 
     async def _apply(self, job: Job, fact: SubmitVerdict, lease: Lease) -> bool:
         # That the provider accepted is true whoever holds the lease now; anything else only its holder may say.

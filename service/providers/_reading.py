@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any, TypeGuard
 from urllib.parse import quote, unquote, urlsplit
 
+from service.retries import http_date, retry_after
 from service.states import Json
 
 LARGEST_NUMBER = 10**9  # of seconds, credits or pixels; NaN and infinity fail the comparison, too
@@ -122,9 +123,15 @@ def decimal_text(value: Any) -> str | None:
 
 
 def header_wait(headers: Mapping[str, str]) -> float | None:
-    """`Retry-After` in seconds; a date is not understood, as a wrong clock would make it harmful."""
-    given = headers.get("retry-after", "")
-    return float(given) if re.fullmatch(r"[0-9]{1,9}", given) else None
+    """`Retry-After` in seconds, a day at most; None where it asks for nothing.
+
+    A date counts from the reply's own `Date`, by the clock of whoever wrote both: ours may be wrong. Without one a
+    date is not understood.
+    """
+    given, written_at = headers.get("retry-after"), http_date(headers.get("date"))
+    if http_date(given) is not None and written_at is None:
+        return None
+    return retry_after(given, now=written_at or 0)
 
 
 def path_part(text: str) -> str:

@@ -11,9 +11,10 @@ import msgspec
 
 from service.facts import RawCallback, Update
 from service.ids import row_id
-from service.models import ApiKey, Attempt, Credential, CredentialRow, Delivery, Detail, Endpoint, Event, Job, Tenant
+from service.models import ApiKey, Attempt, Delivery, Detail, Endpoint, Event, Job, Tenant
 from service.states import CallbackVerdict, DeliveryStatus, EndpointStatus, JobStatus, Json, Work
 from service.stores import Page
+from service.stores.plain_credentials import PlainCredentials
 from service.stores.plain_files import PlainFiles
 from service.stores.plain_money import PlainMoney
 from service.stores.plain_reconcile import PlainReconcile
@@ -37,9 +38,6 @@ ENDPOINT_COLUMNS = (
 KEY_SELECT = (
     "SELECT k.num, k.id, k.tenant, t.name, k.name, k.scopes, k.lookup, k.digest, k.created_at, k.expires_at,"
     " k.revoked_at FROM keys k JOIN tenants t ON t.num = k.tenant"
-)
-CREDENTIAL_COLUMNS = (
-    "num tenant provider source sealed created_at updated_at paused_at paused_reason deleted_at".split()
 )
 DELIVERY_STATUSES = tuple(DeliveryStatus)  # the stored number is the index
 DELIVERY_NUMBER = {status: number for number, status in enumerate(DELIVERY_STATUSES)}
@@ -101,11 +99,6 @@ def _key(row: Sequence[Any]) -> ApiKey:
     return ApiKey(**{**fields, "scopes": _names.decode(fields["scopes"])})
 
 
-def _credential(row: Sequence[Any]) -> CredentialRow:
-    fields = dict(zip(CREDENTIAL_COLUMNS, row, strict=True))
-    return CredentialRow(**{**fields, "sealed": bytes(fields["sealed"])})
-
-
 def _tenant(row: Sequence[Any]) -> Tenant:
     return Tenant(num=row[0], name=row[1], created_at=row[2], secrets=row[3], endpoints_version=row[4])
 
@@ -130,7 +123,7 @@ class _Where:
         return f" WHERE {' AND '.join(self.clauses)} ORDER BY {self._column} DESC LIMIT {int(limit)}"
 
 
-class PlainRows(PlainFiles, PlainMoney, PlainReconcile):
+class PlainRows(PlainCredentials, PlainFiles, PlainMoney, PlainReconcile):
     """The verbs that are one statement, or a page of a list."""
 
     nonce: int
@@ -404,43 +397,6 @@ class PlainRows(PlainFiles, PlainMoney, PlainReconcile):
             sql, values = sql + " AND tenant = $3", (*values, tenant)
         return bool(await self.write(sql + " RETURNING num", *values))
 
-    async def put_credential(self, credential: Credential, sealed: bytes) -> CredentialRow:
-        values = (credential.tenant, credential.provider, credential.source, sealed, self.now())
-        return _credential((await self.write(_PUT_CREDENTIAL, *values))[0])
-
-    async def drop_credential(self, num: int) -> bool:
-        """Nothing new uses it; the row stays for the jobs that name it. False where there is none."""
-        sql = "UPDATE credentials SET deleted_at = $1, updated_at = $1 WHERE num = $2 AND deleted_at IS NULL"
-        return bool(await self.write(sql + " RETURNING num", self.now(), num))
-
-    async def paused_credentials(self) -> dict[int, str]:
-        """Those that their provider refuses, and why."""
-        rows = await self.urgent("SELECT num, paused_reason FROM credentials WHERE paused_at IS NOT NULL")
-        return {row[0]: row[1] for row in rows}
-
-    async def resume_credential(self, num: int) -> bool:
-        """False where it is not paused."""
-        sql = "UPDATE credentials SET paused_at = NULL, paused_reason = NULL WHERE num = $1 AND paused_at IS NOT NULL"
-        return bool(await self.write(sql + " RETURNING num", num))
-
-    async def move_queued(self, before: int, after: int) -> int:
-        """What waits under one credential waits under another from now on; what is being sent stays. How many moved."""
-        sql = "UPDATE jobs SET credential = $2 WHERE credential = $1 AND status = 'queued' AND lease IS NULL"
-        return len(await self.write(sql + " RETURNING num", before, after))
-
-    async def running(self, credential: int) -> int:
-        """How many of its jobs are at the provider, or may be, or are on their way in some node's hands."""
-        return int((await self.urgent(_RUNNING, credential, self.due()))[0][0])
-
-    async def credentials(self, changed_since: int = 0) -> list[CredentialRow]:
-        """All, also the deleted ones that jobs name; or those that were changed at or after a moment."""
-        rows = await self.urgent(_CREDENTIALS + " WHERE updated_at >= $1 ORDER BY num", changed_since)
-        return [_credential(row) for row in rows]
-
-    async def credential(self, num: int) -> CredentialRow | None:
-        rows = await self.rows(_CREDENTIALS + " WHERE num = $1", num)
-        return _credential(rows[0]) if rows else None
-
     async def endpoint(self, tenant: int, endpoint_id: str) -> Endpoint | None:
         return await self._endpoint(" WHERE tenant = $1 AND id = $2 AND deleted = 0", tenant, endpoint_id)
 
@@ -467,19 +423,6 @@ class PlainRows(PlainFiles, PlainMoney, PlainReconcile):
 
 
 _TENANTS = "SELECT num, name, created_at, secrets, endpoints_version FROM tenants"
-_CREDENTIALS = f"SELECT {', '.join(CREDENTIAL_COLUMNS)} FROM credentials"  # noqa: S608 - fixed names
-_PUT_CREDENTIAL = (
-    "INSERT INTO credentials (tenant, provider, source, sealed, created_at, updated_at)"  # noqa: S608 - fixed names
-    " VALUES ($1, $2, $3, $4, $5, $5) ON CONFLICT (tenant, provider, source)"
-    " DO UPDATE SET sealed = excluded.sealed, updated_at = excluded.updated_at, paused_at = NULL,"
-    f" paused_reason = NULL, deleted_at = NULL RETURNING {', '.join(CREDENTIAL_COLUMNS)}"
-)
-# Who is leased is due when the lease ends; work that is due by now is in nobody's hands.
-_RUNNING = (
-    "SELECT (SELECT COUNT(*) FROM jobs WHERE credential = $1 AND status IN ('submitting', 'processing'))"
-    " + (SELECT COUNT(*) FROM jobs WHERE work = 'submit' AND credential = $1 AND due_at > $2 AND lease IS NOT NULL"
-    " AND status = 'queued')"
-)
 _ENDPOINTS = f"SELECT {', '.join(ENDPOINT_COLUMNS)} FROM endpoints"  # noqa: S608 - fixed names
 _NOTES = "SELECT at, kind, data FROM notes WHERE job = $1 ORDER BY num"
 _CALLBACKS = "SELECT received_at, verdict, reason, body FROM callbacks WHERE job = $1 ORDER BY num"

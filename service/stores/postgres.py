@@ -4,7 +4,7 @@ Leases use the database's clock: every transaction asks it once. `?notify=off&ad
 does without what distributed databases that speak its protocol may lack; NOTIFY is a hint only, anyway.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -74,8 +74,16 @@ CLAIM = (
     "SELECT num FROM jobs WHERE work = $1 AND credential = $2 AND due_at <= $3 AND due_at IS NOT NULL ORDER BY due_at"
     " LIMIT $4 FOR UPDATE SKIP LOCKED"
 )
+CLAIM_OPEN = CLAIM.replace(
+    " ORDER BY",
+    " AND NOT EXISTS (SELECT 1 FROM credentials WHERE num = $2 AND (paused_at IS NOT NULL OR (on_trial = 1 AND $5)))"
+    " ORDER BY",
+)
 LEASE = "UPDATE jobs SET lease = $1, due_at = $2 WHERE num = ANY($3::bigint[])"
-PAUSE = "UPDATE credentials SET paused_at = $1, paused_reason = $2 WHERE num = $3 AND paused_at IS NULL"
+PAUSE = (
+    "UPDATE credentials SET paused_at = $1, paused_reason = $2, on_trial = 0 WHERE num = $3 AND paused_at IS NULL"
+    " AND (resumed_at IS NULL OR resumed_at <= $4)"
+)
 
 
 async def open_store(
@@ -267,21 +275,27 @@ class PostgresStore(DeliveryVerbs, MoneyVerbs, NodeVerbs, RetentionVerbs, Storag
 
     # -- claims
 
-    async def claim_jobs(self, work: Work, *, room: Room, lease_ms: int, limit: int) -> list[tuple[Job, bytes | None]]:
+    async def claim_jobs(
+        self, work: Work, *, room: Room, lease_ms: int, limit: int, trials: Collection[int] = ()
+    ) -> list[tuple[Job, bytes | None]]:
         if not await self.urgent(ANY_DUE, work, self._pool.given_time()):  # most scans: one statement, no transaction
             return []
-        return list((await self._pool.commit(self._claim_jobs, [(work, room, lease_ms, limit)]))[0])
+        return list((await self._pool.commit(self._claim_jobs, [(work, room, lease_ms, limit, trials)]))[0])
 
-    async def _claim_jobs(self, items: list[tuple[Work, Room, int, int]]) -> list[list[tuple[Job, bytes | None]]]:
+    async def _claim_jobs(self, items: list[tuple[Work, Room, int, int, Collection[int]]]) -> list[list[Any]]:
         return [await self._claim_work(*item) for item in items]
 
-    async def _claim_work(self, work: Work, room: Room, lease_ms: int, limit: int) -> list[tuple[Job, bytes | None]]:
+    async def _claim_work(
+        self, work: Work, room: Room, lease_ms: int, limit: int, trials: Collection[int]
+    ) -> list[tuple[Job, bytes | None]]:
         """First which credentials have due work and room, in turn, then their rows: none starves behind another's."""
         now, taken = self.now(), list[int]()
         for found, credential in await self._due_credentials(work, now):
             most = min(room(credential), limit - len(taken))
             if most > 0:
-                taken += [row[0] for row in await self._rows(CLAIM, work, credential, now, most)]
+                asked: tuple[Any, ...] = (work, credential, now, most)
+                sql, more = (CLAIM_OPEN, (credential not in trials,)) if work is Work.SUBMIT else (CLAIM, ())
+                taken += [row[0] for row in await self._rows(sql, *asked, *more)]
             if len(taken) >= limit:
                 self._last_credential[found, work] = credential
                 break
@@ -313,23 +327,22 @@ class PostgresStore(DeliveryVerbs, MoneyVerbs, NodeVerbs, RetentionVerbs, Storag
     # -- credentials
 
     async def pause_credential(
-        self, credential: Credential, reason: str, said: Announcement
+        self, credential: Credential, reason: str, said: Announcement, sent_at: int
     ) -> list[DueDelivery] | None:
-        """Pause it and publish that it is; None where it is paused already."""
         paused: list[DueDelivery] | None = (
-            await self._pool.commit(self._pause_credentials, [(credential, reason, said)])
+            await self._pool.commit(self._pause_credentials, [(credential, reason, said, sent_at)])
         )[0]
         return paused
 
     async def _pause_credentials(
-        self, items: list[tuple[Credential, str, Announcement]]
+        self, items: list[tuple[Credential, str, Announcement, int]]
     ) -> list[list[DueDelivery] | None]:
         return [await self._pause_credential(*item) for item in items]
 
     async def _pause_credential(
-        self, credential: Credential, reason: str, said: Announcement
+        self, credential: Credential, reason: str, said: Announcement, sent_at: int
     ) -> list[DueDelivery] | None:
-        if not await self._run(PAUSE, self.now(), reason, credential.num):
+        if not await self._run(PAUSE, self.now(), reason, credential.num, sent_at):
             return None
         return (await self._publish_one(credential.tenant, said, None))[1]
 

@@ -1,7 +1,7 @@
 """SQLite's verbs: WAL, synchronous=FULL, one writer with group commit, readers beside it."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +31,7 @@ UPDATE_JOB = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in MUTABLE_COLU
 # Those of what fell due first and last: the one has waited longest, the other hides behind no backlog.
 _DUE = "SELECT * FROM (SELECT credential FROM jobs WHERE work = :work AND due_at <= :now ORDER BY due_at{} LIMIT :most)"
 DUE_CREDENTIALS = f"SELECT credential, count(*) FROM ({_DUE.format('')} UNION ALL {_DUE.format(' DESC')}) GROUP BY 1"  # noqa: S608
+CLOSED = "SELECT 1 FROM credentials WHERE num = ? AND (paused_at IS NOT NULL OR (on_trial = 1 AND ?))"
 PRUNE = (  # attempts and callbacks (the oldest only are looked at), held deliveries, finished jobs (with all that
     # hangs on them), events of no job
     "DELETE FROM attempts WHERE num IN (SELECT num FROM (SELECT num, at FROM attempts ORDER BY num LIMIT :limit)"
@@ -211,14 +212,18 @@ class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
 
     # -- claims
 
-    async def claim_jobs(self, work: Work, *, room: Room, lease_ms: int, limit: int) -> list[tuple[Job, bytes | None]]:
-        claimed = await self._files.commit(self._claim_jobs, [(work, room, lease_ms, limit)])
+    async def claim_jobs(
+        self, work: Work, *, room: Room, lease_ms: int, limit: int, trials: Collection[int] = ()
+    ) -> list[tuple[Job, bytes | None]]:
+        claimed = await self._files.commit(self._claim_jobs, [(work, room, lease_ms, limit, trials)])
         return list(claimed[0])
 
-    def _claim_jobs(self, items: list[tuple[Work, Room, int, int]]) -> list[list[tuple[Job, bytes | None]]]:
+    def _claim_jobs(self, items: list[tuple[Work, Room, int, int, Collection[int]]]) -> list[list[Any]]:
         return [self._claim_work(*item) for item in items]
 
-    def _claim_work(self, work: Work, room: Room, lease_ms: int, limit: int) -> list[tuple[Job, bytes | None]]:
+    def _claim_work(
+        self, work: Work, room: Room, lease_ms: int, limit: int, trials: Collection[int]
+    ) -> list[tuple[Job, bytes | None]]:
         """First which credentials have due work and room, in turn, then their rows: none starves behind another's."""
         now, taken = self.due(), list[int]()
         for found, credential in self._due_credentials(work, now):
@@ -227,7 +232,7 @@ class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
                 " ORDER BY due_at LIMIT ?"
             )
             most = min(room(credential), limit - len(taken))
-            if most > 0:
+            if most > 0 and not (work is Work.SUBMIT and self._is_closed(credential, trials)):
                 taken += [row[0] for row in self._execute(sql, (work, credential, now, most))]
             if len(taken) >= limit:
                 self._last_credential[found, work] = credential
@@ -240,6 +245,9 @@ class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
         jobs = self._load_jobs(taken)
         inputs = dict(self._in("SELECT job, input FROM job_details WHERE job IN ({})", taken))
         return [(jobs[num], inputs[num]) for num in taken]
+
+    def _is_closed(self, credential: int, trials: Collection[int]) -> bool:
+        return self._execute(CLOSED, (credential, credential not in trials)).fetchone() is not None
 
     def _due_credentials(self, work: Work, now: int) -> list[tuple[str, int]]:
         """Those of what fell due first and last. Where that is not all, first some of all credentials, in turn."""
@@ -269,18 +277,24 @@ class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
     # -- credentials that their provider refuses
 
     async def pause_credential(
-        self, credential: Credential, reason: str, said: Announcement
+        self, credential: Credential, reason: str, said: Announcement, sent_at: int
     ) -> list[DueDelivery] | None:
-        """Pause it and publish that it is; None where it is paused already."""
-        paused = await self._files.commit(self._pause_credentials, [(credential, reason, said)])
+        paused = await self._files.commit(self._pause_credentials, [(credential, reason, said, sent_at)])
         return cast(list[DueDelivery] | None, paused[0])
 
-    def _pause_credentials(self, items: list[tuple[Credential, str, Announcement]]) -> list[list[DueDelivery] | None]:
+    def _pause_credentials(
+        self, items: list[tuple[Credential, str, Announcement, int]]
+    ) -> list[list[DueDelivery] | None]:
         return [self._pause_credential(*item) for item in items]
 
-    def _pause_credential(self, credential: Credential, reason: str, said: Announcement) -> list[DueDelivery] | None:
-        sql = "UPDATE credentials SET paused_at = ?, paused_reason = ? WHERE num = ? AND paused_at IS NULL"
-        if not self._execute(sql, (self.now(), reason, credential.num)).rowcount:
+    def _pause_credential(
+        self, credential: Credential, reason: str, said: Announcement, sent_at: int
+    ) -> list[DueDelivery] | None:
+        sql = (
+            "UPDATE credentials SET paused_at = ?, paused_reason = ?, on_trial = 0 WHERE num = ? AND paused_at IS NULL"
+            " AND (resumed_at IS NULL OR resumed_at <= ?)"
+        )
+        if not self._execute(sql, (self.now(), reason, credential.num, sent_at)).rowcount:
             return None
         return self._publish_one(credential.tenant, said, None)[1]
 

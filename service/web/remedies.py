@@ -53,7 +53,6 @@ REMEDIES = _rows(
         "The job went through as its caller sent it",
         "Its bytes are not kept to be sent again: `fail` it, and make the call anew.",
     ),
-    ("not_paused", "The credential is not paused", "Nothing waits: GET /v1/providers/{provider}/credentials shows it."),
     ("not_unknown", "The job is not unknown", "Only a job whose submit has an unknown outcome is resolved."),
     ("id_already_bound", "The provider's id belongs to another job",
      "`detail` names the job that has it: compare both with the provider's own list."),

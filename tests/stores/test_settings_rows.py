@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from service.facts import NotNow
 from service.ids import new_id
 from service.models import ApiKey, Credential
-from service.states import DeliveryStatus, EndpointStatus
-from tests.stores.world import FAILED, NOBODY, START, SUCCEEDED, World, page, said
+from service.states import DeliveryStatus, EndpointStatus, Work
+from tests.stores.world import DAY, FAILED, NOBODY, START, SUCCEEDED, World, page, said
 
 pytestmark = pytest.mark.anyio
 
@@ -131,6 +132,88 @@ async def test_a_credential_is_kept_under_its_tenant_provider_and_source(world: 
     assert other.num != first.num
     assert await world.store.credentials() == [(await world.store.credentials())[0], second, other]
     assert (second.tenant, second.provider, second.source) == (world.tenant, "peakmv", "api")
+
+
+async def refused(world: World, sent_at: int, reason: str = "authentication") -> bool:
+    credential = Credential(
+        num=world.credential, tenant=world.tenant, provider="pixverse", source="api", api_key="k", base_url="https://x"
+    )
+    return await world.store.pause_credential(credential, reason, said("credential.paused"), sent_at) is not None
+
+
+async def gate(world: World) -> tuple[str | None, int | None, bool] | None:
+    rows = {row.num: (row.paused, row.resumed_at, row.on_trial) for row in await world.store.gates()}
+    return rows.get(world.credential)
+
+
+async def test_a_refused_credential_is_paused_once_then_on_trial_until_a_submit_is_accepted(world: World) -> None:
+    assert await gate(world) is None
+    assert [await refused(world, START), await refused(world, START)] == [True, False]
+    assert await gate(world) == ("authentication", None, False)
+    assert await world.store.paused_credentials() == {world.credential: "authentication"}
+    world.clock.forward(60)
+    resumed = world.clock.at
+    await world.store.resume_credential(world.credential)
+    assert await gate(world) == (None, resumed, True)
+    world.clock.forward(1)
+    assert not await world.store.prove_credential(world.credential, resumed - 1), "accepted before it was resumed"
+    assert await world.store.prove_credential(world.credential, resumed)
+    assert not await world.store.prove_credential(world.credential, resumed), "once"
+    assert await gate(world) == (None, resumed, False)
+    world.clock.forward(2 * 3_600)
+    assert await gate(world) is None
+
+
+async def test_a_refusal_from_before_a_resume_pauses_nothing(world: World) -> None:
+    await refused(world, START)
+    world.clock.forward(60)
+    await world.store.resume_credential(world.credential)
+    assert not await refused(world, world.clock.at - 1)
+    assert await gate(world) == (None, world.clock.at, True)
+    assert await refused(world, world.clock.at, "out_of_credit")
+    assert await gate(world) == ("out_of_credit", world.clock.at, False)
+
+
+async def test_a_resume_ends_the_waits_of_its_own_jobs(world: World) -> None:
+    _, other = await world.another_tenant()
+    hour, at = 3_600_000, world.clock.at
+    waiting = await world.queued(due_at=at + hour, reason="rate_limited")
+    elsewhere = await world.queued(due_at=at + hour, reason="rate_limited", credential=other)
+    told, paced = await world.processing(), await world.processing()
+    await world.tell(told, NotNow(reason="rate_limited", after_s=3_600.0))
+    own_pace = (await world.now(paced)).due_at
+    taken = await world.queued(due_at=at, reason=None)
+    await world.claim_jobs(Work.SUBMIT)
+    before = (await world.now(taken)).due_at
+    await world.store.resume_credential(world.credential)
+    jobs = [waiting, told, elsewhere, paced, taken]
+    assert [(await world.now(job)).due_at for job in jobs] == [at, at, at + hour, own_pace, before]
+
+
+async def test_nothing_leaves_under_a_paused_credential_even_by_who_has_not_heard_of_it(world: World) -> None:
+    read, waiting = await world.processing(), await world.queued()
+    other = await world.queued(credential=await world.another_credential())
+    await refused(world, world.clock.at)
+    assert [job.num for job in await world.claim_jobs()] == [other.num]
+    assert await world.claim_jobs(trials=[world.credential]) == []
+    await world.store.resume_credential(world.credential)
+    assert await world.claim_jobs() == [], "one submit at a time, and only by who knows"
+    claimed = await world.claim_jobs(trials=[world.credential], room=lambda num: 1)
+    assert [job.num for job in claimed] == [waiting.num]
+    await refused(world, world.clock.at)
+    world.clock.forward(DAY / 1_000)
+    assert [job.num for job in await world.claim_jobs(Work.POLL)] == [read.num], "what is at the provider is read"
+
+
+async def test_a_key_given_again_is_tried_first_where_the_one_before_it_was_refused(world: World) -> None:
+    given = Credential(num=0, tenant=world.tenant, provider="peakmv", source="api", api_key="k", base_url="https://x")
+    row = await world.store.put_credential(given, b"one")
+    assert (row.resumed_at, row.on_trial) == (None, False)
+    row = await world.store.put_credential(given, b"two")
+    assert (row.resumed_at, row.on_trial) == (START, False), "nothing was wrong; what held the old key is over"
+    await world.store.pause_credential(replace(given, num=row.num), "authentication", said("x.y"), START)
+    row = await world.store.put_credential(given, b"three")
+    assert (row.paused_at, row.paused_reason, row.on_trial) == (None, None, True)
 
 
 # -- endpoints

@@ -301,9 +301,9 @@ class World:
         return claimed[0]
 
     async def claim_jobs(
-        self, work: Work = Work.SUBMIT, room: Callable[[int], int] = all_room, limit: int = 1_000
+        self, work: Work = Work.SUBMIT, room: Callable[[int], int] = all_room, limit: int = 1_000, **more: Any
     ) -> list[Job]:
-        claimed = await self.store.claim_jobs(work, room=room, lease_ms=60_000, limit=limit)
+        claimed = await self.store.claim_jobs(work, room=room, lease_ms=60_000, limit=limit, **more)
         return [job for job, _ in claimed]
 
     async def types(self, job: Job | None = None) -> list[str]:

@@ -22,6 +22,7 @@ from tests.web.shapes import has_exactly
 
 pytestmark = pytest.mark.anyio
 
+LATER = 2_000_000_000_000  # than anything was resumed
 KEY, SECRET, NUMBER = "key-canary-83f1", "secret-canary-27aa", "id-canary-55d0"
 GIVEN = {"api_key": KEY, "callback_secret": SECRET, "callback_id": NUMBER}
 PLACE = "/v1/providers/pixverse/credentials"
@@ -219,7 +220,8 @@ async def test_jobs_go_on_with_a_key_that_was_replaced_or_deleted(call: Any) -> 
 async def test_a_key_given_again_ends_a_pause(call: Any) -> None:
     await call.ok("PUT", PLACE, json=GIVEN)
     said = Announcement(type="credential.paused", body=b"{}", data={})
-    assert await call.context.store.pause_credential(await current(call.service), "out_of_credit", said) is not None
+    paused = await call.context.store.pause_credential(await current(call.service), "out_of_credit", said, LATER)
+    assert paused is not None
     shown = await call.ok("GET", PLACE)
     assert shown["paused_reason"] == "out_of_credit" and shown["paused_at"] is not None
     assert (await call.ok("PUT", PLACE, json=GIVEN))["paused_at"] is None
@@ -230,7 +232,8 @@ async def test_a_restart_does_not_end_a_pause_of_an_unchanged_key(tmp_path: Path
     said = Announcement(type="credential.paused", body=b"{}", data={})
     key = {"CALLSHEET_PIXVERSE_API_KEY": "of-the-environment"}
     async with running(tmp_path, **key) as service:
-        assert await service.context.store.pause_credential(await current(service), "authentication", said) is not None
+        paused = await service.context.store.pause_credential(await current(service), "authentication", said, LATER)
+        assert paused is not None
     async with running(tmp_path, **key) as service:
         assert list((await service.context.store.paused_credentials()).values()) == ["authentication"]
     async with running(tmp_path, CALLSHEET_PIXVERSE_API_KEY="another") as service:
@@ -330,16 +333,19 @@ async def test_a_given_key_is_used_from_the_next_job_on(sandboxed: Sandboxed, tm
     (tmp_path / "other").mkdir()
     async with calling(tmp_path / "other", sandbox_url, **settings) as call:
         await call.ok("PUT", place, json={"api_key": "wrong"})
-        refused = await call.ended((await call.a_job(body))["id"])
-        assert refused["error"]["code"] == "authentication"
+        refused = await call.a_job(body)
+        await call.ok("POST", "/internal/tick", json={"budget_seconds": 30})
+        waits = await call.ok("GET", f"/v1/jobs/{refused['id']}")
+        assert (waits["status"], waits["reason"]) == ("queued", "credential_paused: authentication")
         assert await call.ledger("peakmv") == []
         await call.ok("PUT", place, json={"api_key": "sandbox"})
         job = await call.a_job(body)
         async with asyncio.timeout(30):
-            while not (await call.ledger("peakmv")):
+            while len(await call.ledger("peakmv")) < 2:
                 await call.ok("POST", "/internal/tick", json={"budget_seconds": 30})
                 await asyncio.sleep(0.1)
-        assert (await call.ok("GET", f"/v1/jobs/{job['id']}"))["status"] == "processing"
+        for made in (refused, job):
+            assert (await call.ok("GET", f"/v1/jobs/{made['id']}"))["status"] == "processing"
 
 
 def test_a_tenants_own_callback_url_moves_its_jobs(tmp_path: Path, sandbox_url: str) -> None:
@@ -370,7 +376,7 @@ async def test_what_waits_under_a_refused_key_goes_on_with_the_one_that_is_given
     waits, sent = [await context.store.job_by_id((await call.a_job())["id"]) for _ in "ab"]
     started = Arrival(job=sent.num, fact=Begin(), source=Source.SUBMIT)
     assert (await context.transitions.apply_one(started)).verdict == "applied"
-    await context.store.pause_credential(before, "authentication", Announcement(type="x", body=b"{}", data={}))
+    await context.store.pause_credential(before, "authentication", Announcement(type="x", body=b"{}", data={}), LATER)
     await call.ok("PUT", "/v1/providers/pixverse/credentials", json={"api_key": "mended"})
     after = await context.accounts.credential(tenant.num, "pixverse")
     assert after.num != before.num

@@ -66,7 +66,7 @@ class Seeds:
         tenant = await context.accounts.tenant("default")
         credential = await context.accounts.credential(tenant.num, "replicate")
         said = Announcement(type="credential.paused", body=b"{}", data={})
-        await context.store.pause_credential(credential, "out_of_credit", said)
+        await context.store.pause_credential(credential, "out_of_credit", said, context.clock.now())
 
     def _made(self, path: str, **body: Any) -> Any:
         reply = self.http.post(path, json=body)

@@ -11,6 +11,7 @@ from service.errors import BadRequest, Conflict, Invalid, Missing
 from service.facts import Arrival, CancelAsked, Resolve
 from service.ids import new_correlation
 from service.models import Job
+from service.rules_submit import CREDENTIAL_PAUSED
 from service.states import JobStatus, Json, Source
 from service.views import instant, job_data, job_view
 from service.web.bodies import JOB_BYTES, raw_input
@@ -118,13 +119,18 @@ async def _shown(call: Call, job: Job, status: int = 200, headers: Headers = ())
 
 
 async def with_reasons(call: Call, jobs: Sequence[Job]) -> list[Job]:
-    """A job that waits behind others of its credential shows what they wait for."""
-    waiting = [job.status is JobStatus.QUEUED and job.reason is None for job in jobs]
+    """A job that waits behind others of its credential shows what they wait for now."""
+    waiting = [_waits_with_others(job) for job in jobs]
     credentials = {job.credential for job, waits in zip(jobs, waiting, strict=True) if waits}
     reasons = {num: await call.context.gates.explain(num) for num in credentials}
     return [
         replace(job, reason=reasons[job.credential]) if waits else job for job, waits in zip(jobs, waiting, strict=True)
     ]
+
+
+def _waits_with_others(job: Job) -> bool:
+    shared = job.reason is None or job.reason.startswith(CREDENTIAL_PAUSED)
+    return job.status is JobStatus.QUEUED and shared
 
 
 async def get(call: Call) -> Reply:

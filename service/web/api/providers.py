@@ -2,7 +2,6 @@
 
 from decimal import Decimal
 
-from service.errors import Conflict
 from service.models import CredentialRow
 from service.providers import Documented, Provider
 from service.sealed import CredentialSecrets
@@ -40,12 +39,12 @@ async def delete_credential(call: Call) -> Reply:
 
 
 async def resume_credential(call: Call) -> Reply:
-    """Ends a pause once what was wrong is mended at the provider: a bill paid, a key enabled again."""
+    """Ends what holds its submits back: a pause, once what was wrong is mended at the provider, and any wait."""
     credentials, name = call.context.accounts.credentials, _provider(call).name
     row = await credentials.row(call.tenant, name)
-    if not await call.context.store.resume_credential(row.num):
-        raise Conflict("The credential is not paused.", code="not_paused")
+    await call.context.store.resume_credential(row.num)
     await call.context.gates.refresh(now=True)
+    call.context.loops.wake()
     return json_reply(_credential_view(call, await credentials.row(call.tenant, name)))
 
 
