@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx2
 import pytest
 
@@ -255,6 +256,7 @@ async def test_of_several_nodes_one_tries_and_who_is_left_takes_over(tmp_path: P
         await three[0].submit(JOBS)
         await three[0].until_paused()
         await three[0].until(queued=JOBS)
+        await nothing_leased(url)  # what left before the pause was heard of is answered
         account.refusal = None
         account.open.clear()
         sent = account.submits
@@ -271,6 +273,14 @@ async def test_of_several_nodes_one_tries_and_who_is_left_takes_over(tmp_path: P
                 await asyncio.sleep(0.1)
                 done = await three[2].statuses()
         assert not {state for state, _ in done} - {"processing", "submitting"}
+
+
+async def nothing_leased(url: str) -> None:
+    db = await asyncpg.connect(url)
+    async with asyncio.timeout(30):
+        while await db.fetchval("SELECT count(*) FROM jobs WHERE lease IS NOT NULL"):  # noqa: ASYNC110 - of others
+            await asyncio.sleep(0.05)
+    await db.close()
 
 
 async def test_a_passthrough_submit_is_refused_at_once_and_pauses_all_the_same(tmp_path: Path) -> None:
