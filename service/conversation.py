@@ -3,16 +3,18 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from service.clock import Clock
-from service.egress import Answer, Egress
+from service.codings import NotInflated, codings_of, inflated
+from service.egress import Answer, Egress, Larger
 from service.errors import Lost, NotSent, StoreUnavailable
 from service.facts import NotNow, Unknown
 from service.framing import Outgoing, StreamBody
 from service.loops import UNLIMITED
 from service.models import Credential, Job
 from service.providers import Call, Form, Reply, Request
+from service.reply_reader import is_whole_json
 from service.told import Beside, Told
 
 V = TypeVar("V")
@@ -26,11 +28,19 @@ MARGIN_S = 5.0  # between the end of the longest request and the end of its leas
 BEGIN_S = 2.0  # for what is written before a request is sent
 NOT_ASKED = "not sent: the database could not be asked"
 REPLY_BYTES = 8 * 1024 * 1024
-LARGE_BYTES = 512 * 1024  # of a reply: more is not searched between two turns of the loop
+LARGEST_REPLY = 64 * 1024 * 1024  # one at a time on a node
+QUICK_BYTES = 512 * 1024  # of a reply: more is not searched and read between two turns of the loop
+TOO_LARGE = "the reply is larger than 64 MiB"
 
 
 class Stopped(Exception):
     """The request that would have charged was not sent, and nothing is to be written."""
+
+
+class Oversized(NotNow, frozen=True, kw_only=True):
+    """The reply to a read is larger than is ever read: asking again gives the same. It has the result: `url`."""
+
+    url: str
 
 
 class Lease:
@@ -75,6 +85,7 @@ class Lease:
 class Conversations:
     def __init__(self, egress: Egress, form_body: FormBody | None = None, beside: Beside = lambda _key: ()):
         self._egress, self._form_body, self._beside = egress, form_body, beside
+        self._large = asyncio.Semaphore(1)
 
     async def hold(
         self,
@@ -105,9 +116,12 @@ class Conversations:
         begin: Callable[[Request], Awaitable[bool]] | None,
         charging_s: float,
     ) -> V | NotNow | Unknown:
-        charged = False
+        charged, turn = False, _Turn(self._large)
         try:
-            request = next(steps)
+            try:
+                request = next(steps)
+            except StopIteration as finished:
+                return finished.value  # type: ignore[no-any-return]
             while True:
                 deadline = _deadline(request, charging_s, lease)
                 try:
@@ -117,24 +131,23 @@ class Conversations:
                 except StoreUnavailable:
                     reply: Reply | NotNow | Unknown = NotNow(reason=NOT_ASKED)
                 else:
-                    reply = await self._send(request, lease, deadline)
+                    reply = await self._send(request, lease, deadline, turn)
                 if isinstance(reply, NotNow | Unknown) and request.optional:
                     reply = Reply(status=0, headers={}, body=b"")
                 if isinstance(reply, NotNow | Unknown):
                     return Unknown(reason=reply.reason) if charged else reply  # what went before it was sent
                 charged = charged or request.charges
-                if len(reply.body) > LARGE_BYTES:
-                    await asyncio.to_thread(told.heard, request, reply)
-                else:
-                    told.heard(request, reply)
-                request = steps.send(reply)
-        except StopIteration as finished:
-            verdict: V = finished.value
-            return verdict
+                step = await _step(steps, told, request, reply)
+                turn.over()
+                if isinstance(step, _Verdict):
+                    verdict: V = step.value
+                    return verdict
+                request = step
         finally:
+            turn.over()
             steps.close()
 
-    async def _send(self, request: Request, lease: Lease, deadline: float) -> Reply | NotNow | Unknown:
+    async def _send(self, request: Request, lease: Lease, deadline: float, turn: "_Turn") -> Reply | NotNow | Unknown:
         try:
             outgoing = await self._outgoing(request)
         except StoreUnavailable:  # a file that it carries
@@ -149,12 +162,13 @@ class Conversations:
                 trusted=True,
                 fresh=request.charges,
                 before_first_byte=lease.check(deadline + MARGIN_S),
+                larger=Larger(LARGEST_REPLY, turn.come),
             )
         except NotSent as error:
             return NotNow(reason=f"not sent: {error.kind}")
         except Lost as error:
             return _no_reply(request, f"no reply: {error.kind}")
-        return _reply(request, answer)
+        return await _reply(request, answer)
 
     async def _outgoing(self, request: Request) -> Outgoing:
         headers, body = request.headers, request.body
@@ -172,10 +186,66 @@ def _deadline(request: Request, charging_s: float, lease: Lease) -> float:
     return min(usual if request.form is None else max(usual, UPLOAD_S), lease.within)
 
 
-def _reply(request: Request, answer: Answer) -> Reply | NotNow | Unknown:
-    if not answer.complete:
+async def _reply(request: Request, answer: Answer) -> Reply | NotNow | Unknown:
+    if answer.too_large:
+        url = request.url
+        return Unknown(reason=TOO_LARGE) if request.charges else Oversized(reason=TOO_LARGE, url=url)
+    if not answer.complete and not (request.charges and is_whole_json(answer.body)):
         return _no_reply(request, "the reply was cut off")
-    return Reply(status=answer.status, headers=answer.headers, body=answer.body)
+    reply = Reply(status=answer.status, headers=answer.headers, body=answer.body)
+    try:
+        return await plain(reply)
+    except NotInflated as error:
+        return _no_reply(request, f"the reply cannot be read: {error}")
+
+
+async def plain(reply: Reply) -> Reply:
+    """The reply without the codings that a server gave it unasked. Raises `NotInflated`."""
+    codings = codings_of(reply.headers)
+    if not codings:
+        return reply
+    body = await asyncio.to_thread(inflated, reply.body, codings, LARGEST_REPLY)
+    headers = {name: value for name, value in reply.headers.items() if name != "content-encoding"}
+    return Reply(status=reply.status, headers=headers, body=body)
+
+
+class _Verdict(NamedTuple):
+    value: Any
+
+
+class _Turn:
+    """Of a large reply, while it is read and made sense of: one at a time."""
+
+    def __init__(self, slot: asyncio.Semaphore):
+        self._slot, self._mine = slot, False
+
+    async def come(self) -> None:
+        await self._slot.acquire()
+        self._mine = True
+
+    def over(self) -> None:
+        if self._mine:
+            self._mine = False
+            self._slot.release()
+
+
+async def _step(
+    steps: Generator[Request, Reply, Any], told: Told, request: Request, reply: Reply
+) -> Request | _Verdict:
+    """What the provider's file makes of a reply. A large one is read in a thread: others' requests go on meanwhile."""
+
+    def read() -> Request | _Verdict:
+        told.heard(request, reply)
+        return _sent(steps, reply)
+
+    return read() if len(reply.body) <= QUICK_BYTES else await asyncio.to_thread(read)
+
+
+def _sent(steps: Generator[Request, Reply, Any], reply: Reply) -> Request | _Verdict:
+    try:
+        return steps.send(reply)
+    except StopIteration as finished:  # which no future can carry
+        return _Verdict(finished.value)
 
 
 def _no_reply(request: Request, reason: str) -> NotNow | Unknown:

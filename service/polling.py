@@ -12,14 +12,14 @@ from typing import Any
 
 from service.accounts import Accounts
 from service.clock import Clock
-from service.conversation import LEASE_MS, Conversations, Lease, call_for
-from service.facts import Arrival, CancelSent, DeadlinePassed, Fact, NotNow, Unknown, Update
+from service.conversation import LEASE_MS, Conversations, Lease, Oversized, call_for
+from service.facts import Arrival, CancelSent, DeadlinePassed, Fact, JobError, NotNow, Unknown, Update
 from service.in_flight import InFlight
 from service.loops import or_let_go, until_kept
 from service.models import Credential, Job
 from service.providers import Asking, Call, Provider
 from service.settings import Settings
-from service.states import TERMINAL, Source, Work
+from service.states import TERMINAL, ErrorCode, JobStatus, Source, Work
 from service.stores import Store
 from service.transitions import Transitions
 
@@ -130,7 +130,16 @@ class Polling:
         except Exception as error:
             log.exception("%s could not be read", job.id)
             return NotNow(reason=f"the reply could not be read ({type(error).__name__})")
+        if isinstance(verdict, Oversized):
+            return _unread(verdict)
         return NotNow(reason=verdict.reason) if isinstance(verdict, Unknown) else verdict
+
+
+def _unread(verdict: Oversized) -> Update:
+    """It ends: whatever it came to stands in a reply that is larger than is ever read, and where that is, is kept."""
+    message = f"{verdict.reason[:1].upper()}{verdict.reason[1:]}, and was not read: {verdict.url} has it."
+    error = JobError(code=ErrorCode.PROVIDER_ERROR, message=message)
+    return Update(status=JobStatus.FAILED, error=error, provider_data={"result_url": verdict.url})
 
 
 def _to_ask(job: Job) -> list[str]:

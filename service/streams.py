@@ -9,6 +9,7 @@ from typing import Protocol
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 
+from service.codings import NotInflated, codings_of, inflated
 from service.errors import Lost, NotSent
 from service.framing import StreamBody
 
@@ -105,6 +106,22 @@ class Streamed:
             if chunk:
                 yield chunk
         self.complete = True
+
+    async def plain(self, body: bytes, most: int) -> bytes:
+        """The whole body without the codings that nobody asked for, of which the headers say nothing from here on.
+
+        As it is if they cannot be taken off, or if it would be larger than `most`.
+        """
+        codings = codings_of(self.header)
+        try:
+            made = await asyncio.to_thread(inflated, body, codings, most) if codings else body
+        except NotInflated:
+            return body
+        if codings:
+            gone = ("content-encoding", "content-length")
+            self.headers = [(name, value) for name, value in self.headers if name.lower() not in gone]
+            self.header = {name: value for name, value in self.header.items() if name not in gone}
+        return made
 
     async def _next(self) -> bytes:
         try:

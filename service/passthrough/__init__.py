@@ -33,7 +33,7 @@ from service.passthrough.bodies import PIECE_BYTES, Asked, Feeding, Relayed, Spo
 from service.passthrough.intents import Intent, intended
 from service.passthrough.jobs import IDLE_S, PassthroughJobs
 from service.passthrough.recognising import Aim, headers_for, judged, recognised
-from service.passthrough.relaying import Rewriting, is_json, is_plain, to_caller
+from service.passthrough.relaying import Rewriting, is_json, is_plain, of_json, to_caller
 from service.providers import Provider, Recognised, Reply
 from service.settings import Settings
 from service.states import Source
@@ -160,7 +160,7 @@ class Passthrough:
 
     async def _answer(self, aim: Aim, asked: Asked, streamed: Streamed, stack: AsyncExitStack) -> Relayed:
         reads = aim.seen.kind == "status" or bool(aim.provider.url_fields)
-        if not reads or asked.method == "HEAD" or not is_json(streamed.header):
+        if not reads or asked.method == "HEAD" or not of_json(streamed.header):
             return self._streaming(aim, streamed, streamed.chunks(), stack.pop_all())
         pieces = streamed.chunks()
         try:
@@ -169,6 +169,7 @@ class Passthrough:
             raise _not_relayed(aim.provider, error) from None
         if not whole:
             return self._streaming(aim, streamed, joined(head, pieces), stack.pop_all())
+        head = await streamed.plain(head, JSON_BYTES)
         if aim.seen.kind == "status":
             await self._feed(aim, Reply(status=streamed.status, headers=streamed.header, body=head))
         return await self._whole(aim, streamed, head, stack)

@@ -157,6 +157,7 @@ class PassthroughJobs:
         try:
             async with asyncio.timeout(ends - self._clock.monotonic()):
                 head, whole = await up_to(rest, REPLY_BYTES)
+                head = await streamed.plain(head, REPLY_BYTES) if whole else head
         except TimeoutError:
             raise Lost("timeout") from None
         return Forwarded(job=job, streamed=streamed, head=head, rest=rest, whole=whole)

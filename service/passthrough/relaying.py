@@ -201,9 +201,14 @@ def _wire(value: str) -> str:
 
 
 def is_json(said: Mapping[str, str]) -> bool:
-    """By a reply's headers (names in lower case)."""
+    """By a reply's headers (names in lower case): JSON whose bytes stand there."""
+    return is_plain(said) and of_json(said)
+
+
+def of_json(said: Mapping[str, str]) -> bool:
+    """JSON, in whatever coding."""
     kind = said.get("content-type", "").partition(";")[0].strip().lower()
-    return is_plain(said) and (kind == "application/json" or kind.endswith("+json"))
+    return kind == "application/json" or kind.endswith("+json")
 
 
 def is_plain(said: Mapping[str, str]) -> bool:

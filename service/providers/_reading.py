@@ -29,14 +29,16 @@ AMBIGUOUS = frozenset({408, 409, 425})
 
 
 def read_json(body: bytes) -> Any:
-    """The decoded body, or None where it is not JSON in UTF-8. Integers keep all their digits.
+    """The decoded body, or None where it is not JSON. Integers keep all their digits.
+
+    In UTF-8, or UTF-16 and UTF-32 as the first bytes tell; with a byte order mark or without (RFC 8259 section 8.1).
 
     Halves of surrogate pairs (a prompt cut inside an emoji) become U+FFFD: a reply must not be lost for one.
     Nor for NaN, Infinity or 1e999, as Python services write them: they are null, so that what is made of a reply is
     JSON to every reader.
     """
     try:
-        text = body.decode()
+        text = body.decode(json.detect_encoding(body))
         if "\\ud" in text or "\\uD" in text:
             text = _ESCAPES.sub(_without_half, text)
         return json.loads(text, parse_constant=_nothing, parse_float=_finite)
