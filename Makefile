@@ -1,6 +1,6 @@
 # Each target says what it does: `make help`. README gives the line that does the same without make.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check lint types layout tables env bench scaling isolation claims costs kill crashes workers rolling charges clean
+.PHONY: help demo serve test check lint types layout tables env bench abuse scaling isolation claims costs kill crashes workers rolling charges clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3.14 || command -v python3)
 BIN := .venv/bin
@@ -56,6 +56,9 @@ env: .venv/installed-test  ## deploy/.env.example, made from the settings
 
 bench: .venv/installed-test  ## ratios to bare baselines, in one run
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+abuse: .venv/installed-test  ## a healthy client beside silent, dripping and oversized ones, as ratios
+	@$(BIN)/python -m tests.bench.abuse $(ARGS)
 
 scaling: .venv/installed-test  ## PostgreSQL: four workers to one, statements and processor time per delivery
 	@$(BIN)/python -W ignore -m tests.bench.scaling $(ARGS)

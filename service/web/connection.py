@@ -10,12 +10,16 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
 from service.errors import BadRequest, Refusal
 from service.web.door import Door, Limits
-from service.web.exchanges import Exchange, Outlet, Refusing, document
+from service.web.exchanges import Exchange, Refusing, document
 from service.web.heads import PIECE_BYTES, Reading
 from service.web.problems import TooSlow
 from service.web.unread import Unread
+
+NOBODYS_S = 0.002  # between two reads of what is nobody's
 
 
 def protocol(door: Door, limits: Limits, public_url: str) -> type[asyncio.Protocol]:
@@ -30,6 +34,7 @@ class Connection(Reading):
     limits: Limits
     public_url: str
 
+    _current: RequestResponseCycle | None = None  # that is being answered
     unwelcome: Refusal | None = None
     _peer = ""
 
@@ -45,6 +50,7 @@ class Connection(Reading):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.write, self.is_closing = transport.write, transport.is_closing
         self._peer = self.door.enter(self, self.client[0] if self.client else "")
         self._unread = Unread(transport, self.loop, self.limits.unread_s)
         self._set_timer(self.limits.head_s, self._too_late)
@@ -55,6 +61,12 @@ class Connection(Reading):
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
         self._unread.forget()
+        if (current := self._current) is not None:
+            current.disconnected = True
+            current.message_event.set()
+        # An exchange and its connection know each other: let go, or both wait for the collector.
+        self.cycle = self._current = None  # type: ignore[assignment]
+        self.pipeline.clear()
 
     def make_room(self) -> None:
         """For another client; nothing was asked."""
@@ -78,6 +90,10 @@ class Connection(Reading):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
+        if self._deaf or not (self.heading or self._answering):
+            # The loop reads from one connection as long as there is something: here that would be for a long time.
+            self.flow.pause_reading()
+            self.loop.call_later(NOBODYS_S, self._read_on)
         if len(data) <= PIECE_BYTES:
             self._take(data)
             return
@@ -92,6 +108,10 @@ class Connection(Reading):
         self.feed(data)
         if self.unmoved and self.heading and self._timer is None and not (self._deaf or self._answering):
             self._set_timer(self.limits.head_s, self._too_late)
+
+    def _read_on(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Nothing more comes. What was asked whole is answered; what was announced and did not come is refused."""
@@ -112,7 +132,7 @@ class Connection(Reading):
         before = self.cycle
         self.cycle = exchange = Exchange(
             scope=self.scope,
-            transport=Outlet(self.transport, lambda: self._ended(exchange)),  # type: ignore[arg-type]
+            transport=self,  # type: ignore[arg-type] # of a transport it has what an answer needs
             flow=self.flow,
             logger=self.logger,
             access_logger=self.access_logger,
@@ -134,14 +154,18 @@ class Connection(Reading):
 
     # -- answers, and the last of them
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._current = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_response_complete(self) -> None:
-        if self._closing:
+        if self._closing or self.transport.is_closing():
             self.server_state.total_requests += 1
             return
         super().on_response_complete()
         if self._refused is not None and not self._answering:
             self._say(self._refused)
-        elif not self._answering and not self.transport.is_closing():
+        elif not self._answering:
             self._wait()
 
     def rest_came(self) -> None:
@@ -186,11 +210,12 @@ class Connection(Reading):
         self.transport.write("\r\n".join((*lines, "", "")).encode() + reply.body)
         self._end()
 
-    def _ended(self, exchange: Exchange) -> None:
-        if exchange.response_complete:
+    def close(self) -> None:
+        """An answer that is the last of its connection is written, or one broke off."""
+        if self._current is not None and self._current.response_complete:
             self._end()
         else:
-            self._close()  # it broke: nobody must take what came for the whole
+            self._close()  # nobody must take what came for the whole
 
     def _end(self) -> None:
         """No more is said. To close while the client still sends would reset what it has not read (RFC 9112, 9.6)."""

@@ -1,8 +1,6 @@
 """One request and its answer on a connection, and the answers that no app gives."""
 
-import asyncio
 import secrets
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -37,15 +35,6 @@ class Exchange(RequestResponseCycle):
     def break_off(self) -> None:
         self.broken, self.keep_alive, self.keeps_alive = True, False, False
         self.message_event.set()
-
-
-class Outlet:
-    """The connection as one answer is written to it: how it ends is the connection's to choose."""
-
-    __slots__ = ("close", "is_closing", "write")
-
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]):
-        self.write, self.is_closing, self.close = transport.write, transport.is_closing, close
 
 
 class Refusing:

@@ -28,7 +28,7 @@ class Reading(HttpToolsProtocol):
     _begun = False  # a head has begun, and is not complete
     _trailing = False  # header lines belong to the end of a body
     _replaying = False  # a parser is told the framing of a head that another one has read
-    _head = _lines = 0  # of this request: bytes and lines
+    _trailers = 0  # lines of them
     _over: Refusal | None = None  # why the parsing was stopped
 
     def refuse(self, refusal: Refusal) -> None:
@@ -80,30 +80,21 @@ class Reading(HttpToolsProtocol):
         if self._replaying:
             return
         super().on_message_begin()
-        self._begun = True
-        self._head = self._lines = 0
-        self._trailing = False
+        self._begun, self._trailing, self._trailers = True, False, 0
 
     def on_url(self, url: bytes) -> None:
         if not self._replaying:
             self.url += url
-            self._count(len(url), 0)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._replaying:
-            return
-        self._count(len(name) + len(value) + 4, 1)
         if self._trailing:
-            return  # a trailer is no header (RFC 9110, 6.5.1)
-        name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
-
-    def _count(self, size: int, lines: int) -> None:
-        self._head += size
-        self._lines += lines
-        if self._head > HEAD_BYTES or self._lines > HEAD_LINES:
+            self._trailers += 1  # a trailer is no header (RFC 9110, 6.5.1)
+        elif not self._replaying:
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
+        if len(self.headers) + self._trailers > HEAD_LINES:
             self._stop(self._too_large())
 
     def _stop(self, refusal: Refusal) -> None:
@@ -113,13 +104,19 @@ class Reading(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if self._replaying:
-            self._replaying = False
+            self._replaying, self._trailing = False, True
             return
+        if self.unmoved and self._size() > HEAD_BYTES:  # what came in one piece is none too large
+            self._stop(self._too_large())
         keep_alive = self._read_head()
         if len(self.pipeline) >= MOST_PIPELINED:
             self._stop(TooMany("Too many requests wait for the answer to another.", retry_after=1))
-        self._moved, self.heading, self._trailing, self._begun = True, False, True, False
+        self._moved, self.heading, self._begun = True, False, False
+        self._trailing = not self.parser.should_upgrade()
         self.begin(keep_alive)
+
+    def _size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _read_head(self) -> bool:
         """Put the head into the scope; whether the connection goes on after it."""

@@ -1,6 +1,7 @@
 """What a client may send before a request is known, how long it may take, and how its connection ends: real sockets."""
 
 import contextlib
+import gc
 import itertools
 import json
 import socket
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
+from service.web.connection import Connection
 from service.web.door import Limits, counted
 from tests.web.conftest import PIXVERSE
 from tests.web.served import ADMIN, Served
@@ -439,6 +441,26 @@ def test_a_proxy_speaks_for_many(tmp_path: Any) -> None:
 )
 def test_peers_are_told_apart_by_what_a_subscriber_has(address: str, peer: str) -> None:
     assert counted(address, (ip_network("10.0.0.0/8"), ip_network("fe80::/10"))) == peer
+
+
+def test_what_is_over_leaves_nothing_for_the_collector(served: Served) -> None:
+    until(lambda: served.door.count == 0)
+
+    async def kept() -> int:
+        return sum(isinstance(one, Connection) for one in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        for pieces in ([LAST], [HEALTH * 3 + LAST], [b"nonsense\r\n\r\n"], [START + b"a: b\r\n" * 200], [HEALTH]):
+            talk(served.url, pieces, shut=True)
+        talk(
+            served.url, [f"POST /v1/jobs HTTP/1.1\r\n{KEY}{OFFERS['h2c']}Content-Length: 9\r\n\r\n".encode()], shut=True
+        )
+        until(lambda: served.door.count == 0)
+        until(lambda: served.run(kept()) == 0)
+    finally:
+        gc.enable()
 
 
 # -- callbacks
