@@ -109,13 +109,12 @@ KINDS = {"silent": 4_100, "dripped": 300, "lines": 200_000, "header": 50}  # as 
 @contextlib.contextmanager
 def abused(kind: str, port: int, size: int) -> Iterator[None]:
     command = [sys.executable, "-m", "tests.bench.abuse", kind, str(port), str(size)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    try:
-        assert process.stdout is not None and process.stdout.readline()
-        yield
-    finally:
-        process.kill()
-        process.wait(30)
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline()
+            yield
+        finally:
+            process.kill()
 
 
 # -- what is measured
