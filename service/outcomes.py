@@ -74,13 +74,13 @@ def finished(job: Job, whole: Update, now: int) -> Decision:
     """The provider says that it is over. Success needs an output."""
     detail = replace(
         job.detail,
-        outputs=whole.outputs,
+        outputs=whole.outputs or job.detail.outputs,  # what was shown before its end stays
         error=whole.error,
         progress=1.0 if whole.status is JobStatus.SUCCEEDED else job.detail.progress,
         cost=settled_cost(job.detail.cost, whole.cost),
         provider_data=_merged(job.detail.provider_data, whole.provider_data),
     )
-    if whole.status is JobStatus.SUCCEEDED and not whole.outputs:
+    if whole.status is JobStatus.SUCCEEDED and not detail.outputs:
         error = JobError(code=ErrorCode.PROVIDER_ERROR, message="It succeeded without an output.", retryable=True)
         return failed(replace(job, detail=detail), error, now)
     if whole.status is JobStatus.FAILED and whole.error is None:

@@ -194,6 +194,7 @@ class FollowRules(SubmitRules):
 
     def expire(self, job: Job, arrival: Arrival, now: int) -> Decision:
         outputs = tuple(output for update in succeeded(job.detail.parts) for output in update.outputs)
+        outputs = outputs or job.detail.outputs  # shown under a word that nobody knows for an end
         error = RESULT_EXPIRED if job.reason == EXPIRED and not outputs else DEADLINE_PASSED
         decision = failed(replace(job, detail=replace(job.detail, outputs=outputs)), error, now)
         if job.status is JobStatus.PROCESSING and decision.job is not None:  # paid for: it may still yield something
@@ -204,10 +205,13 @@ class FollowRules(SubmitRules):
     # -- the pace of reads
 
     def progress(self, before: Job, job: Job, whole: Update, arrival: Arrival, now: int) -> Decision:
-        """Not over yet: keep what is new, and say it at most every five seconds."""
+        """Not over yet: keep what is new, and say it at most every five seconds. A result that stands beside a word
+        which nobody knows for an end is kept and shown.
+        """
         old = before.detail
         news = (whole.progress, whole.queue_position) != (old.progress, old.queue_position)
-        news = news or ends(job.detail.parts) != ends(old.parts)
+        shows = bool(whole.outputs) and whole.outputs != old.outputs
+        news = news or shows or ends(job.detail.parts) != ends(old.parts)
         tries = 0 if news else job.tries + 1
         moved = replace(job, tries=tries, reason=None)
         if arrival.source is Source.POLL:
@@ -218,6 +222,9 @@ class FollowRules(SubmitRules):
             known = old if old.retries == 0 else replace(old, retries=0)
             return Decision(verdict="applied", job=touched(replace(moved, detail=known), now))
         detail = replace(job.detail, progress=whole.progress, queue_position=whole.queue_position, retries=0)
+        if shows:
+            data = {**(detail.provider_data or {}), **(whole.provider_data or {})}
+            detail = replace(detail, outputs=whole.outputs, provider_data=data or None)
         if before.status is not JobStatus.PROCESSING:
             return announced(touched(replace(moved, detail=detail), now), now, "job.processing")
         if detail.progress_at is not None and 0 <= now - detail.progress_at < PROGRESS_EVERY_MS:

@@ -794,6 +794,46 @@ def test_success_is_complete_and_no_longer_in_the_queue():
     assert (job.detail.progress, job.detail.queue_position) == (1.0, None)
 
 
+# -- a result beside a word that nobody knows for an end
+
+
+def shown(**changes) -> Decision:
+    update = an_update(outputs=(an_output(),), provider_status="done", provider_data={"status": "done"}, **changes)
+    return decide(a_job("processing"), update)
+
+
+def test_a_result_beside_an_unknown_word_is_kept_and_shown_at_once():
+    said = shown()
+    assert (said.job.status, said.job.detail.outputs) == ("processing", (an_output(),))
+    assert said.job.detail.provider_data == {"status": "done"} and events(said) == ["job.progress"]
+    assert said.announcements[0].data["outputs"]
+    assert events(decide(said.job, an_update(outputs=(an_output(),)), now=NOW + MINUTE)) == [], "it is no news"
+
+
+@pytest.mark.parametrize(
+    ("fact", "status"),
+    [
+        (DeadlinePassed(), "failed"),
+        (an_update("failed"), "failed"),
+        (an_update("canceled"), "canceled"),
+        (an_update("succeeded", outputs=()), "succeeded"),
+    ],
+)
+def test_whatever_its_end_it_stays(fact, status):
+    ended = decide(shown().job, fact).job
+    assert (ended.status, ended.detail.outputs) == (status, (an_output(),))
+
+
+@pytest.mark.parametrize("fact", [an_update(), an_update(progress=0.5), NotNow(reason="unreadable")])
+def test_news_without_it_leaves_it(fact):
+    assert decide(shown().job, fact, now=NOW + MINUTE).job.detail.outputs == (an_output(),)
+
+
+def test_the_outputs_of_its_end_take_its_place():
+    ended = decide(shown().job, an_update("succeeded", outputs=(an_output("whole"),))).job
+    assert ended.detail.outputs == (an_output("whole"),)
+
+
 # -- a cost that only a read tells
 
 

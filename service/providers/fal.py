@@ -12,6 +12,8 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from msgspec.structs import replace
+
 from service.errors import BadRequest, Invalid, Unavailable
 from service.facts import (
     Accepted,
@@ -92,6 +94,7 @@ STILL_OPEN = "still in progress"  # of a result that is asked for too early
 REQUEST_ID = "x-fal-request-id"
 ERROR_TYPE, TIMEOUT_TYPE = "x-fal-error-type", "x-fal-request-timeout-type"
 COMPLETED = "COMPLETED"
+OPEN_WORDS = frozenset({"IN_QUEUE", "IN_PROGRESS"})
 # Not in the documents; fal's own node for n8n takes them as ends.
 FAILED_WORDS, CANCELED_WORDS = frozenset({"FAILED"}), frozenset({"CANCELLED", "CANCELED"})
 
@@ -157,7 +160,11 @@ class Fal(Provider):
         reply = yield _get(call, at.status_url)
         said = read_object(reply.body)
         if not _is_completed(reply):
-            return _under_way(reply, said)
+            found = _under_way(reply, said)
+            if not isinstance(found, Update) or found.status is not JobStatus.PROCESSING or _word(said) in OPEN_WORDS:
+                return found
+            beside = yield _get(call, at.response_url, optional=True)
+            return _shown(found, read_json(beside.body) if beside.status == 200 else None, said)
         result = yield _get(call, at.response_url)
         if result.status == 200 and (content := read_json(result.body)) is not None:
             cost = yield from platform.cost_of(call, self._platform(call), model, result.headers)
@@ -268,8 +275,8 @@ def _headers(call: Call) -> dict[str, str]:
     return {"Authorization": f"Key {call.api_key}", "Accept": "application/json"}
 
 
-def _get(call: Call, url: str) -> Request:
-    return Request(method="GET", url=url, headers=_headers(call))
+def _get(call: Call, url: str, *, optional: bool = False) -> Request:
+    return Request(method="GET", url=url, headers=_headers(call), optional=optional)
 
 
 def _model(call: Call) -> str:
@@ -378,6 +385,13 @@ def _under_way(reply: Reply, said: Json) -> StatusVerdict:
     return Update(status=JobStatus.PROCESSING, queue_position=position, provider_status=shown)
 
 
+def _shown(found: Update, content: Any, said: Json) -> Update:
+    """A word that nobody documented, with the result that stands beside it."""
+    if content is None:
+        return found
+    return replace(found, outputs=tuple(outputs_of(content)), provider_data=_kept(said, content))
+
+
 def _is_gone(result: Reply, said: Json) -> bool:
     """Whether the result of a request that completed without an error is not at its place any more."""
     named = said_text(said.get("error")) is not None or ERROR_TYPE in result.headers
@@ -454,12 +468,16 @@ def _code_of(status: int, headers: Mapping[str, str], kind: str | None, *, moder
     return ErrorCode.INVALID_INPUT if status == 422 else ErrorCode.PROVIDER_ERROR
 
 
+def _beside(said: Json) -> Json:
+    return {name: value for name, value in said.items() if name != "payload"}
+
+
 def _called_back(said: Json, word: str) -> Update:
     payload = said.get("payload")
     if word == "OK" and payload is not None:
-        return _succeeded(payload, {name: value for name, value in said.items() if name != "payload"})
+        return _succeeded(payload, _beside(said))
     if word != "ERROR":
-        return Update(status=JobStatus.PROCESSING, provider_status=word)
+        return _shown(Update(status=JobStatus.PROCESSING, provider_status=word), payload, _beside(said))
     status = re.search(r"status code: ([0-9]{3})\b", str(said.get("error")))  # how fal words a model's own refusal
     detail = payload if isinstance(payload, dict) else {}
     return _failed(None, said, detail, int(status[1]) if status else 0)

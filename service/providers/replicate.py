@@ -77,6 +77,7 @@ MODERATED = ("nsfw", "flagged", "moderation", "content policy")
 UNKEPT = frozenset({"webhook", "webhook_events_filter", "input"})
 AT_SUBMIT = UNKEPT | {"id", "status", "output", "logs", "error", "metrics", "started_at", "completed_at"}
 SUCCEEDED = "succeeded"
+UNDER_WAY = frozenset({"starting", "queued", "processing"})
 OUTPUT_LIFE_MS = 3_600_000  # of a prediction made by the API
 EMPTY_FOR_MS = 300_000  # after which a success without an output is not going to get one
 NO_OUTPUT: tuple[Any, ...] = (None, "", [], {})
@@ -337,8 +338,14 @@ def _update(said: Json, now: int | None) -> Update | None:
     error = _nothing_to_show(said, now) if state == SUCCEEDED else None
     if error is not None:
         return Update(status=JobStatus.FAILED, error=error, provider_status=word, provider_data=kept)
-    # Any other word is not an end: the job's deadline bounds it.
-    return Update(status=JobStatus.PROCESSING, progress=_progress(said.get("logs")), provider_status=word)
+    # Any other word is not an end: the job's deadline bounds it. Beside a known one stands a part of the output.
+    progress = _progress(said.get("logs"))
+    if state in UNDER_WAY or state == SUCCEEDED or said.get("output") in NO_OUTPUT:
+        return Update(status=JobStatus.PROCESSING, progress=progress, provider_status=word)
+    shown = tuple(_outputs(said["output"], _expires_at(said)))
+    return Update(
+        status=JobStatus.PROCESSING, progress=progress, provider_status=word, outputs=shown, provider_data=kept
+    )
 
 
 def _failure(said: Json, state: str) -> JobError:
