@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import msgspec
 
 SHORTEST = 16
-STAR = b"*"
 PIECE_BYTES = 256 * 1024
+DEEPEST = 100  # levels of what was said; nothing below them is kept
 KNOWN = 1024  # secrets whose spellings are kept
 OVERLAPPING = 256  # finds of one secret in one text that may overlap: one that repeats itself could take long
 _ESCAPE = rb"(?:\\|%(?:25){0,2}5[cC]){1,7}"  # JSON in JSON in JSON has seven
@@ -49,7 +49,7 @@ class Masks:
 
     def head(self, data: bytes, size: int) -> bytes:
         """The first `size` bytes of it, masked as all of it would be."""
-        return self.data(data[: size + self._longest])[:size]
+        return self.data(data[: size + self._longest])[:size] if len(data) >= SHORTEST else data[:size]
 
     def text(self, text: str) -> str:
         data = text.encode("utf-8", "surrogatepass")
@@ -63,7 +63,7 @@ class Masks:
 
     def inside(self, value: V) -> V:
         """The same value, its texts masked: of records, objects (their names too), lists and tuples."""
-        masked: V = self._inside(value)
+        masked: V = self._inside(value, DEEPEST)
         return masked
 
     def stream(self) -> "Stream":
@@ -74,7 +74,8 @@ class Masks:
         if len(data) < SHORTEST:
             return []
         unescaped = _unescaped(data)
-        return [span for form in self._forms(len(data)) for span in form.spans(data, unescaped)]
+        forms = [form for form in self._forms(len(data)) if form.may_stand_in(data, unescaped)]
+        return [span for form in forms for span in form.spans(data)]
 
     def held_from(self, data: bytes) -> int:
         """The first place from which what is still to come may make a secret of it; the length where there is none."""
@@ -86,26 +87,27 @@ class Masks:
         characters = max(map(len, self._secrets), default=0)
         return max(_UNIT_BYTES * characters, *(form.longest for form in TOKENS))
 
-    def _forms(self, size: int | None) -> Iterator["_Form"]:
+    def _forms(self, size: int | None) -> "list[_Form]":
         """Of the secrets that so many bytes may hold: no spelling is shorter than its secret."""
-        yield from self._tokens
+        forms = [*self._tokens]
         for secret in self._secrets:
             if size is None or len(secret) <= size:
-                yield from _forms_of(secret)
+                forms += _forms_of(secret)
+        return forms
 
-    def _inside(self, value: Any) -> Any:
+    def _inside(self, value: Any, levels: int) -> Any:
         if type(value) is str:  # not the words of an enumeration
             return self.text(value)
         if type(value) is bytes:
             return self.data(value)
+        inside = partial(self._inside, levels=levels - 1)
         if isinstance(value, dict):
-            return {self._inside(name): self._inside(each) for name, each in value.items()}
-        if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
-            return type(value)(self._inside(each) for each in value)
+            return {inside(name): inside(each) for name, each in value.items()} if levels else None
+        if type(value) in (list, tuple):
+            return type(value)(map(inside, value)) if levels else None
         if isinstance(value, msgspec.Struct):
             fields = {name: getattr(value, name) for name in value.__struct_fields__}
-            changed = {name: self._inside(each) for name, each in fields.items()}
-            return msgspec.structs.replace(value, **changed) if changed != fields else value
+            return msgspec.structs.replace(value, **{name: inside(each) for name, each in fields.items()})
         return value
 
 
@@ -173,10 +175,11 @@ class _Form:
     def _starts(self) -> re.Pattern[bytes]:
         return _compiled(b"[%b%%\\\\]" % b"".join(re.escape(hint[:1]) for hint in self.hints))
 
-    def spans(self, data: bytes, unescaped: bytes | None) -> Iterator[Span]:
-        hinted = any(hint in data for hint in self.hints)
-        if not hinted and (unescaped is None or not any(core in unescaped for core in self.cores)):
-            return
+    def may_stand_in(self, data: bytes, unescaped: bytes | None) -> bool:
+        hinted = any([hint in data for hint in self.hints])
+        return hinted or (unescaped is not None and any([core in unescaped for core in self.cores]))
+
+    def spans(self, data: bytes) -> Iterator[Span]:
         at = count = 0
         while found := self._pattern.search(data, at):
             yield found.span()
@@ -293,5 +296,5 @@ def _starred(data: bytes, spans: Iterable[Span]) -> bytes:
         return data
     masked = bytearray(data)
     for start, end in found:
-        masked[start:end] = STAR * (min(end, len(data)) - start)
+        masked[start:end] = b"*" * (min(end, len(data)) - start)
     return bytes(masked)

@@ -186,6 +186,15 @@ def test_records_keep_their_ids_and_words_and_lose_only_secrets() -> None:
     assert msgspec.json.encode(Masks([KEY]).inside(untouched)) == msgspec.json.encode(untouched)
 
 
+def test_what_is_nested_beyond_reason_loses_its_depth_and_nothing_else() -> None:
+    deep: Any = KEY
+    for _ in range(900):
+        deep = [deep]
+    masked = Masks([KEY]).inside(Accepted(provider_job_ids=("p-1",), provider_data={"deep": deep, "a": KEY}))
+    assert masked.provider_job_ids == ("p-1",) and masked.provider_data is not None
+    assert masked.provider_data["a"] == "*" * len(KEY) and KEY not in repr(masked)
+
+
 @pytest.mark.parametrize(
     ("found", "wanted"),
     [
