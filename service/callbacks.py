@@ -1,7 +1,10 @@
 """Callbacks: verify -> read -> apply. What the provider is told leaves only after the transaction committed."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from msgspec.structs import replace
 
 from service.accounts import Accounts
 from service.callback_keys import CallbackKeys
@@ -14,7 +17,7 @@ from service.models import Applied, Credential, Job
 from service.providers import Provider, ReadCallback
 from service.states import DEFAULT_TENANT, CallbackVerdict, Record, Source
 from service.stores import Store
-from service.told import masks_of
+from service.told import MUCH_BYTES, masks_of
 from service.transitions import Transitions
 
 REJECTED_KEPT = 20  # per provider, for the operator; the rest are counted
@@ -66,7 +69,10 @@ class Callbacks:
         to = await self._addressee(name, token)
         fresh = await self._verify(provider, to, headers, body)
         read = await self._read(provider, to, body)
-        applied = await self._apply(to, self._arrival(provider, to, read, body, fresh=fresh))
+        kept = await asyncio.to_thread(to.masks.data, body) if len(body) > MUCH_BYTES else to.masks.data(body)
+        if kept is not body:
+            read = replace(read, update=to.masks.inside(read.update))
+        applied = await self._apply(to, self._arrival(provider, to, read, kept, fresh=fresh))
         self._count(name, applied.verdict)
         if applied.verdict == "missing":
             raise Missing("No job has this id yet: send it again.", code="unknown_job")
@@ -138,7 +144,7 @@ class Callbacks:
         )
         await self._store.record_rejected(kept, REJECTED_KEPT)
 
-    def _arrival(self, provider: Provider, to: _Addressee, read: ReadCallback, body: bytes, *, fresh: bool) -> Arrival:
+    def _arrival(self, provider: Provider, to: _Addressee, read: ReadCallback, kept: bytes, *, fresh: bool) -> Arrival:
         named = _named(to.job, read)
         proves = fresh and provider.callback_signed
         if provider.callback_keys == "provider" and (to.job is None or named not in to.job.provider_job_ids):
@@ -148,11 +154,10 @@ class Callbacks:
             received_at=self._clock.now(),
             verdict=CallbackVerdict.VERIFIED if proves else CallbackVerdict.HINT,
             reason=None if proves else "not fresh" if not fresh else "it proves nothing by itself",
-            body=to.masks.data(body),
+            body=kept,
         )
-        update = to.masks.inside(read.update) if raw.body != body else read.update
         return Arrival(
-            fact=update if proves else Hint(claims=named if to.job is not None else None),
+            fact=read.update if proves else Hint(claims=named if to.job is not None else None),
             source=Source.CALLBACK,
             job=to.job.num if to.job is not None else None,
             credential=to.credential.num,

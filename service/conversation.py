@@ -103,7 +103,8 @@ class Conversations:
         """
         told = Told(self._beside)
         try:
-            return told.kept_out(await self._driven(steps, lease, told, begin, charging_s))
+            verdict = await self._driven(steps, lease, told, begin, charging_s)
+            return await asyncio.to_thread(told.kept_out, verdict) if told.much else told.kept_out(verdict)
         except Exception as error:
             told.kept_out_of(error)
             raise

@@ -14,6 +14,7 @@ from service.providers import Reply, Request
 V = TypeVar("V")
 Beside = Callable[[str], Iterable[str]]  # of an API key: what else its provider knows of us
 
+MUCH_BYTES = 512 * 1024
 _KEY_NAME = re.compile(r"auth|key|token|secret", re.IGNORECASE)
 _NO_SECRETS = frozenset({"idempotency-key"})
 
@@ -24,11 +25,13 @@ class Told:
     def __init__(self, beside: Beside):
         self._beside, self._secrets = beside, set[str]()
         self._repeated = False  # something of it stands in a reply
+        self.much = False  # was said: what is made of it is not to be masked between two turns of the loop
 
     def heard(self, request: Request, reply: Reply) -> None:
         self._secrets |= set(_secrets_of(request, self._beside))
         if request.for_secret:
             return
+        self.much = self.much or len(reply.body) > MUCH_BYTES
         said = "\n".join(reply.headers.values()).encode("utf-8", "surrogatepass")
         masks = Masks(self._secrets)
         self._repeated = self._repeated or masks.finds(reply.body) or masks.finds(said)
