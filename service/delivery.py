@@ -9,16 +9,18 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from service import retries, signatures
+from msgspec.structs import replace
+
+from service import callback_urls, retries, signatures
 from service.accounts import Accounts
 from service.clock import DueClock
 from service.egress import Answer, Egress
-from service.endpoints import Endpoints, OpenTarget
+from service.endpoints import OPERATOR, Endpoints, OpenTarget
 from service.errors import Lost, NotSent, StoreUnavailable
 from service.framing import Outgoing
 from service.in_flight import InFlight
 from service.lanes import Lanes
-from service.loops import UNLIMITED
+from service.loops import UNLIMITED, until_kept
 from service.models import Announcement, AttemptResult, DueDelivery
 from service.recording import Recording
 from service.sealed import Sealed
@@ -42,7 +44,6 @@ HELD_BATCH = 500
 HELD_SPREAD_MS = 10_000
 HELD_EVERY_S = 1.0  # looked for, under load
 THROTTLED = frozenset({429, 502, 504})
-GONE = frozenset({404, 410})  # what ends a job's callback_url
 
 
 class Try(Record, frozen=True, kw_only=True):
@@ -143,6 +144,8 @@ class Delivery:
             well = made.taken or (made.status_code is not None and made.status_code < 500)
             self.lanes.learned(delivery.lane, well=well, answered=made.status_code is not None)
             self._count("delivered" if made.taken else made.error or "status", took)
+            if delivery.endpoint == 0 and made.status_code in callback_urls.MAY_BE_USED:
+                made = await self._or_used(delivery, made)
             self._recording.add(self._judged(delivery, made, target, at, int(took * 1000)))
 
     async def _attempt(self, delivery: DueDelivery, within: float) -> tuple[Try | None, OpenTarget | None]:
@@ -198,6 +201,10 @@ class Delivery:
             return Try(error=error.kind)
         return _read_answer(answer, now_s, target)
 
+    async def _or_used(self, delivery: DueDelivery, made: Try) -> Try:
+        earlier = await until_kept(lambda: self._store.attempts(delivery.num))
+        return replace(made, error=callback_urls.PROBABLY_USED) if callback_urls.was_used(earlier) else made
+
     def _judged(
         self, delivery: DueDelivery, made: Try, target: OpenTarget | None, at: int, duration_ms: int
     ) -> AttemptResult:
@@ -216,9 +223,13 @@ class Delivery:
         if made.status_code == 410 and delivery.endpoint > 0:
             said = self._about(delivery, target, "endpoint.disabled", {"reason": GONE_REASON})
             return AttemptResult(**base, status=DeliveryStatus.HELD, disable=GONE_REASON, announce=said)
-        ends = made.status_code in GONE and delivery.endpoint == 0
+        if made.error == callback_urls.PROBABLY_USED:
+            return AttemptResult(**base, status=DeliveryStatus.FAILED)
+        ends = delivery.endpoint == 0 and made.status_code == callback_urls.GONE
         pause = None if ends else self._pause(delivery, made)
         if pause is None:
+            if delivery.endpoint == 0:
+                log.warning("the callback_url of %s failed (%s)", delivery.job_id, made.status_code or made.error)
             told = {"attempts": delivery.attempts + 1, "status_code": made.status_code, "error": made.error}
             said = self._about(delivery, target, "delivery.failed", told)
             return AttemptResult(**base, status=DeliveryStatus.FAILED, announce=said)
@@ -256,7 +267,8 @@ class Delivery:
         if delivery.event_type.startswith(("delivery.", "endpoint.")):
             return None
         data = {"event": delivery.event_id, "type": delivery.event_type, "job": delivery.job_id}
-        data |= {"endpoint": target.id if target is not None else None, **more}
+        to = {0: "callback_url", OPERATOR: "operator"}.get(delivery.endpoint, "endpoint")
+        data |= {"to": to, "endpoint": target.id if target is not None else None, **more}
         about = delivery.endpoint if delivery.endpoint > 0 else None
         body = event_body(kind, self._clock.now(), data)
         return Announcement(type=kind, body=body, data=data, about_endpoint=about)

@@ -29,7 +29,7 @@ EVENT_TYPES = {
     "job.late_result": "A job that had ended otherwise yielded a result after all.",
     "endpoint.disabled": "An endpoint was disabled; it is never told so itself.",
     "endpoint.test": "What `POST /v1/endpoints/{id}/test` sends.",
-    "delivery.failed": "A delivery used up its attempts.",
+    "delivery.failed": "A delivery used up its attempts; that of a job's `callback_url` is told to the operator, too.",
     "credential.paused": "A provider refused a key; its submits wait.",
 }
 CALLBACK_TYPES = frozenset({"job.succeeded", "job.failed", "job.canceled", "job.unknown"})
@@ -74,7 +74,8 @@ class FanOut:
         ]
         if job is not None and job.detail.callback_url is not None and said.type in CALLBACK_TYPES:
             found.append(Target(endpoint=0, lane=job.detail.callback_lane))
-        if self._operator and said.type in OPERATOR_TYPES:
+        of_callback_url = said.type == "delivery.failed" and said.data.get("to") == "callback_url"
+        if self._operator and (said.type in OPERATOR_TYPES or of_callback_url):
             found.append(Target(endpoint=OPERATOR, lane=OPERATOR))
         return found
 

@@ -52,6 +52,7 @@ LAYERS: list[set[str]] = [
         "endpoints",
         "lanes",
         "recording",
+        "callback_urls",
         "conversation",
     },
     {"calling", "gates", "callback_keys", "account_facts"},
