@@ -144,7 +144,10 @@ class Endpoints:
         return await self._write(replace(endpoint, **settings))
 
     async def delete(self, tenant: int, endpoint_id: str) -> None:
-        await self._write(replace(await self.get(tenant, endpoint_id), deleted=True))
+        """Nothing more goes there: what is pending or held for it is canceled, all of it when this returns."""
+        gone = await self._write(replace(await self.get(tenant, endpoint_id), deleted=True))
+        while await self._store.cancel_owed(gone.num):
+            pass
 
     async def rotate(self, tenant: int, endpoint_id: str, overlap_s: int) -> str:
         """A new secret; the old ones sign beside it for the overlap."""

@@ -69,6 +69,11 @@ RECORD = (
     " SELECT x.num, x.attempts, v.at, v.duration_ms, v.status_code, v.error, v.response FROM x JOIN v ON v.num = x.num"
     " WHERE v.counted = 1) SELECT num, tenant, endpoint FROM x"
 )
+# Tried while its endpoint was deleted: there is no next time.
+CANCEL_TRIED = (
+    "UPDATE deliveries x SET status = 3, due_at = NULL, finished_at = $1 FROM endpoints p"
+    " WHERE x.num = ANY($2::bigint[]) AND p.num = x.endpoint AND p.deleted = 1"
+)
 # Back to pending, with its schedule from the start; one that is being sent right now is left alone.
 RESEND = (
     "UPDATE deliveries x SET status = 0, due_at = v.due_at, lease = NULL, spent = x.attempts, finished_at = NULL"
@@ -203,6 +208,9 @@ class DeliveryVerbs(EndpointVerbs):
         await self._partitions.ensure("attempts", (r.at for _, r in first.values() if r.counts))
         values = [(num, r.lease, *_recorded(r), *_tried(r)) for num, (_, r) in sorted(first.items())]
         rows = await self._rows(RECORD, *map(list, zip(*values, strict=True)))
+        ongoing = [row[0] for row in rows if first[row[0]][1].status in (DeliveryStatus.PENDING, DeliveryStatus.HELD)]
+        if ongoing:
+            await self._run(CANCEL_TRIED, self.now(), ongoing)
         said = [
             (index, r, tenant, endpoint)
             for num, tenant, endpoint in sorted(rows)

@@ -22,6 +22,12 @@ DISABLE = (
     "UPDATE endpoints SET status = 'disabled', disabled_reason = $1, version = version + 1, updated_at = $2"
     " WHERE num = $3 AND status <> 'disabled'"
 )
+CANCELED_AT_ONCE = 2_000  # in one transaction: their senders wait for it
+_CANCEL = "UPDATE deliveries SET status = 3, due_at = NULL, finished_at = $1 WHERE num IN (SELECT num FROM deliveries "
+CANCEL_OWED = (
+    _CANCEL + "WHERE lane = $2 AND due_at IS NOT NULL AND lease IS NULL LIMIT $3 FOR UPDATE SKIP LOCKED)",
+    _CANCEL + "WHERE endpoint = $2 AND status = 4 LIMIT $3 FOR UPDATE SKIP LOCKED)",
+)
 
 
 class EndpointVerbs(PostgresRows):
@@ -38,7 +44,6 @@ class EndpointVerbs(PostgresRows):
         return made
 
     async def update_endpoint(self, endpoint: Endpoint) -> Endpoint | None:
-        """Write it if nobody else has since it was read (`version` is the one read); None where somebody has."""
         changed: Endpoint | None = (await self._pool.commit(self._update_endpoints, [endpoint]))[0]
         return changed
 
@@ -49,7 +54,18 @@ class EndpointVerbs(PostgresRows):
             await self._bump_version(endpoint.tenant)
             done = await self._run(UPDATE_ENDPOINT, *endpoint_values(newer), endpoint.num, endpoint.version)
             changed.append(newer if done else None)
+            if done and newer.deleted:
+                await self._cancel_some_owed(newer.num)
         return changed
+
+    async def cancel_owed(self, endpoint: int) -> int:
+        return int((await self._pool.commit(self._cancel_owed, [endpoint]))[0])
+
+    async def _cancel_owed(self, endpoints: list[int]) -> list[int]:
+        return [await self._cancel_some_owed(endpoint) for endpoint in endpoints]
+
+    async def _cancel_some_owed(self, endpoint: int) -> int:
+        return sum([await self._run(sql, self.now(), endpoint, CANCELED_AT_ONCE) for sql in CANCEL_OWED])
 
     async def _disable(self, tenant: int, endpoint: int, reason: str) -> bool:
         """False where it is disabled already: then nothing is announced again."""

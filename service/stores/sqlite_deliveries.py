@@ -40,6 +40,17 @@ NEXT_HELD = (
     "SELECT x.endpoint, p.status, p.deleted FROM deliveries x JOIN endpoints p ON p.num = x.endpoint"
     " WHERE x.status = 4 AND x.endpoint > ? ORDER BY x.endpoint LIMIT 1"
 )
+CANCELED_AT_ONCE = 2_000  # in one transaction: others wait for it
+CANCEL = "UPDATE deliveries SET status = 3, due_at = NULL, finished_at = ? WHERE num IN (SELECT num FROM deliveries "
+CANCEL_OWED = (
+    CANCEL + "WHERE lane = ? AND due_at IS NOT NULL AND lease IS NULL LIMIT ?)",
+    CANCEL + "WHERE endpoint = ? AND status = 4 LIMIT ?)",
+)
+# Tried while its endpoint was deleted: there is no next time.
+CANCEL_TRIED = (
+    "UPDATE deliveries SET status = 3, due_at = NULL, finished_at = ? WHERE num = ?"
+    " AND EXISTS (SELECT 1 FROM endpoints p WHERE p.num = deliveries.endpoint AND p.deleted = 1)"
+)
 BUMP_VERSION = "UPDATE tenants SET endpoints_version = endpoints_version + 1 WHERE num = ?"
 
 
@@ -165,6 +176,8 @@ class DeliveryVerbs(SqliteRows):
             " WHERE num = ?",
             [(*_recorded(result), num) for num, (_, result) in valid.items()],
         )
+        ongoing = [num for num, (_, r) in valid.items() if r.status in (DeliveryStatus.PENDING, DeliveryStatus.HELD)]
+        self._many(CANCEL_TRIED, [(self.now(), num) for num in ongoing])
         said = [(index, r, held[num][3]) for num, (index, r) in valid.items() if r.announce or r.disable]
         return self._consequences(said, len(results))
 
@@ -306,7 +319,6 @@ class DeliveryVerbs(SqliteRows):
         return made
 
     async def update_endpoint(self, endpoint: Endpoint) -> Endpoint | None:
-        """Write it if nobody else has since it was read (`version` is the one read); None where somebody has."""
         changed: Endpoint | None = (await self._files.commit(self._update_endpoints, [endpoint]))[0]
         return changed
 
@@ -319,7 +331,19 @@ class DeliveryVerbs(SqliteRows):
             done = self._execute(sql, (*endpoint_values(newer), endpoint.num, endpoint.version)).rowcount
             self._execute(BUMP_VERSION, (endpoint.tenant,))
             changed.append(newer if done else None)
+            if done and newer.deleted:
+                self._cancel_some_owed(newer.num)
         return changed
+
+    async def cancel_owed(self, endpoint: int) -> int:
+        return int((await self._files.commit(self._cancel_owed, [endpoint]))[0])
+
+    def _cancel_owed(self, endpoints: list[int]) -> list[int]:
+        return [self._cancel_some_owed(endpoint) for endpoint in endpoints]
+
+    def _cancel_some_owed(self, endpoint: int) -> int:
+        values = (self.now(), endpoint, CANCELED_AT_ONCE)
+        return sum(self._execute(sql, values).rowcount for sql in CANCEL_OWED)
 
     async def release_held(self, *, limit: int, spread_ms: int) -> int:
         """Make due what was held for endpoints that are active again, spread out; how many."""

@@ -64,6 +64,8 @@ REMEDIES = _rows(
     ("too_many_endpoints", "The tenant has its endpoints", "Delete one that is not used any more."),
     ("tenant_in_use", "The tenant still owns something",
      "Revoke its keys and delete its endpoints; finished jobs go with their retention."),
+    ("endpoint_deleted", "The delivery's endpoint was deleted",
+     "Nothing is sent to it any more. Make an endpoint, then POST /v1/events/{id}/replay sends the event there."),
     ("being_sent", "The delivery is being sent now", "Look at its attempts in a moment."),
     # 410
     ("gone", "It is not there any more", "Jobs are kept as long as CALLSHEET_RETENTION_JOBS_DAYS says."),

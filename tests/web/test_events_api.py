@@ -65,6 +65,18 @@ async def test_a_delivery_shows_its_attempts_and_is_sent_again(call: Any) -> Non
         assert (response.status_code, response.json()["status"]) == (202, "pending")
 
 
+async def test_retrying_a_delivery_of_a_deleted_endpoint_says_so(call: Any) -> None:
+    failed = await a_failed_delivery(call)
+    paused = await call.an_endpoint(status="paused")
+    await call.ok("POST", f"/v1/endpoints/{paused['id']}/test")
+    (held,) = (await call.ok("GET", f"/v1/deliveries?endpoint={paused['id']}"))["data"]
+    for endpoint in (await call.ok("GET", "/v1/endpoints"))["data"]:
+        assert (await call("DELETE", f"/v1/endpoints/{endpoint['id']}")).status_code == 204
+    assert (await call.ok("GET", f"/v1/deliveries/{held['id']}"))["status"] == "canceled"
+    for row in (failed, held):
+        await call.refused(409, "endpoint_deleted", "POST", f"/v1/deliveries/{row['id']}/retry")
+
+
 async def test_a_delivery_that_is_being_sent_is_not_put_back(call: Any) -> None:
     await call.an_endpoint(event_types=["job.succeeded"])
     await call.a_finished_job()

@@ -143,6 +143,9 @@ async def retry(call: Call) -> Reply:
     """202: due now, with its schedule from the start."""
     found, store = await _delivery(call), call.context.store
     event = row_number("evt", found.event_id, store.nonce) or 0
+    if found.endpoint_id is not None and await store.endpoint(call.tenant, found.endpoint_id) is None:
+        text = f"Its endpoint {found.endpoint_id} was deleted: make one, then POST /v1/events/{found.event_id}/replay."
+        raise Conflict(text, code="endpoint_deleted")
     if not await store.resend(call.tenant, event=event, endpoint=None, delivery=found.num):
         raise Conflict("It is being sent right now: look at its attempts in a moment.", code="being_sent")
     call.context.delivery.wake.set()
