@@ -22,6 +22,7 @@ from service.ids import new_correlation, new_token
 from service.lanes import Lanes
 from service.links import stable_links
 from service.models import Job
+from service.own_requests import OwnRequests
 from service.providers import Operation, Provider
 from service.restoring import settle_copy
 from service.sealed import Sealed
@@ -132,7 +133,9 @@ async def build(
     except BaseException:
         await store.close()
         raise
-    egress = make_egress(policy=policy, trusted=_base_urls(settings, known), proxy=settings.egress_proxy)
+    egress = make_egress(
+        policy=policy, trusted=_base_urls(settings, known), proxy=settings.egress_proxy, mark=OwnRequests(vault).mark
+    )
     owned = contextlib.nullcontext if role != "api" else partial(_owned_while_ticking, store, fleet)
     parts = Parts(
         settings, store.clock, random, vault, sealed, known, store, accounts, policy, egress, fleet, lanes, owned,

@@ -22,6 +22,7 @@ from service.errors import EgressDenied, NotSent
 from service.exchange import Answer, Exchange, GuardedRequest, Larger
 from service.framing import Outgoing
 from service.hearing import Hearing
+from service.own_requests import SENDER
 from service.streams import Streamed
 
 __all__ = ["Answer", "Egress", "Larger", "Resolve"]
@@ -39,7 +40,7 @@ class Egress:
     `trusted`: base URLs whose exact origin a request with `trusted=True` reaches without the address check.
     `proxy`: `http://[user:password@]host:port`; all but trusted origins then go through it, https by CONNECT, and it
     judges the addresses behind names. `resolve`, `tls`: other than the system's resolver and trust store.
-    `connections` bounds each lane; callers bound each host.
+    `connections` bounds each lane; callers bound each host. `mark` is on every request, so that we know our own.
     """
 
     def __init__(
@@ -51,8 +52,9 @@ class Egress:
         resolve: Resolve | None = None,
         connections: int = 1024,
         tls: ssl.SSLContext | None = None,
+        mark: str | None = None,
     ):
-        self._policy = policy
+        self._policy, self._mark = policy, mark
         self._trusted = frozenset(addresses.read_url(url).origin for url in trusted)
         self._proxy = URL(proxy) if proxy else None
         # Threads apart, so that subscribers' names whose servers hang never delay a call to a provider.
@@ -125,6 +127,10 @@ class Egress:
         finally:
             exchange.end()
 
+    def _headers(self) -> dict[str, str]:
+        marked = {SENDER: self._mark} if self._mark is not None else {}
+        return {"User-Agent": f"Callsheet/{__version__}", "Accept-Encoding": "identity", **marked}
+
     async def close(self) -> None:
         """Closes all connections; requests under way fail."""
         for guard in self._guards.values():
@@ -179,7 +185,7 @@ class Egress:
         guard.session = aiohttp.ClientSession(
             connector=connector,
             request_class=GuardedRequest,
-            headers={"User-Agent": f"Callsheet/{__version__}", "Accept-Encoding": "identity"},
+            headers=self._headers(),
             proxy=proxy,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,

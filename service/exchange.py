@@ -13,6 +13,7 @@ from service.dialing import Guard, RefusedAddress
 from service.errors import EgressDenied, Lost, NotSent
 from service.framing import Outgoing, sendable_headers
 from service.hearing import Hearing
+from service.own_requests import SENDER, chained
 from service.reply_reader import Head
 from service.streams import LOST, UNSENT, Body, first_headers, kind
 
@@ -53,6 +54,8 @@ class Exchange:
 
     async def begin(self, request: Outgoing, url: URL) -> aiohttp.ClientResponse:
         headers, skipped = sendable_headers(request)
+        if SENDER in headers and (mark := self._guard.session.headers.get(SENDER)) is not None:
+            headers[SENDER] = chained(headers[SENDER], mark)
         response = await self._guard.session.request(
             request.method,
             url,

@@ -18,6 +18,7 @@ from service.loops import Loops
 from service.metrics import Metrics
 from service.offers import Offers
 from service.outputs import Outputs
+from service.own_requests import OwnRequests
 from service.passthrough import Passthrough
 from service.passthrough.jobs import PassthroughJobs
 from service.pausing import Pausing
@@ -111,6 +112,7 @@ class Parts:
             readiness=Readiness(self.store, self.clock),
             loops=self.loops,
             metrics=self.metrics,
+            own_requests=OwnRequests(self.vault),
         )
 
     def _delivery(self) -> Delivery:

@@ -31,6 +31,7 @@ LAYERS: list[set[str]] = [
         "ranges",
         "once",
         "crypto",
+        "own_requests",
         "limits",
         "in_flight",
         "knobs",

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, unquote, urljoin
 
 from service.errors import Invalid
 from service.masking import Masks
+from service.own_requests import SENDER
 from service.states import Record
 
 HOP = frozenset(
@@ -157,7 +158,8 @@ def to_provider(given: Mapping[str, str], *, key_header: tuple[str, str], api_ke
     name, prefix = key_header
     dropped = KEPT_FROM_PROVIDER | _connection(given) | {name.lower()}
     kept = {key: _text(value) for key, value in _passing(given, dropped, OUR_PREFIXES) if not tells(value, secret)}
-    return {**kept, name: f"{prefix}{api_key}"}
+    marks = {SENDER: given[SENDER]} if SENDER in given else {}  # of other installations, or it were refused
+    return {**kept, **marks, name: f"{prefix}{api_key}"}
 
 
 def to_caller(given: Mapping[str, str], *, api_key: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from service.loops import Loops
 from service.metrics import Metrics
 from service.offers import Offers
 from service.outputs import Outputs
+from service.own_requests import OwnRequests
 from service.passthrough import Passthrough
 from service.providers import Provider
 from service.readiness import Readiness
@@ -49,3 +50,4 @@ class Context:
     readiness: Readiness
     loops: Loops
     metrics: Metrics
+    own_requests: OwnRequests

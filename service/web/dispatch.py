@@ -45,6 +45,7 @@ class Methods:
         # Who asks comes first: nothing is read, or told, to somebody without a key.
         if route.scope is not None:
             call.principal = await authorized(call, route.scope)
+        self._context.own_requests.refuse(call.method, call.headers, passes=route.passes)
         with self._room.held(call.principal.tenant if call.principal is not None else 0) as call.held:
             await self._prepare(call, scope)
             reply = await route.answer(call)

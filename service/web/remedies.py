@@ -64,6 +64,9 @@ REMEDIES = _rows(
     ("too_many_endpoints", "The tenant has its endpoints", "Delete one that is not used any more."),
     ("tenant_in_use", "The tenant still owns something",
      "Revoke its keys and delete its endpoints; finished jobs go with their retention."),
+    ("own_request", "The service called itself",
+     "An endpoint, a callback_url or a provider's base URL leads back to this service: point it elsewhere. What"
+     " forwards deliveries to it on purpose leaves out the header Callsheet-Sender."),
     ("endpoint_deleted", "The delivery's endpoint was deleted",
      "Nothing is sent to it any more. Make an endpoint, then POST /v1/events/{id}/replay sends the event there."),
     ("being_sent", "The delivery is being sent now", "Look at its attempts in a moment."),
