@@ -19,9 +19,8 @@ WHOLE_BYTES = 256 * 1024  # of a reply that is kept as it is: no event carries m
 PLACES = ("video", "videos", "audio_file", "audio", "images", "image", "data")
 BULKY = frozenset({*PLACES, "result", "output"})
 SUBTITLES = frozenset({"text/vtt", "application/x-subrip"})
-MODERATED = re.compile(
-    r"moderat|content.?(policy|checker|filter)|sensitive content|nsfw|flagged|safety (filter|system)", re.I
-)
+MODERATED_TYPES = frozenset({"content_policy_violation", "ModerationError"})  # of a problem, as vendors type it
+VALIDATION_NAMES = frozenset({"validationerror", "validation_error"})
 BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 BASE64_STARTS = {"iVBOR": "image/png", "/9j/": "image/jpeg", "UklGR": "image/webp", "R0lGOD": "image/gif"}
 LIFE = re.compile(r"[0-9]{1,7}")
@@ -105,7 +104,7 @@ def failure(said: Json, word: str) -> JobError:
     text = error_text(error)
     names = [error.get("name")] if isinstance(error, dict) else []
     names += [row.get("type") for row in problems if isinstance(row, dict)] if isinstance(problems, list) else []
-    code = _category(f"{text} {names}", about_fields=isinstance(problems, list))
+    code = _category(error, names, about_fields=isinstance(problems, list))
     return JobError(
         code=code,
         message=f"AI/ML API could not make it: {text or 'it gives no reason'}",
@@ -125,8 +124,11 @@ def error_text(error: Any) -> str | None:
     return text_of(error)
 
 
-def moderated(text: str) -> bool:
-    return MODERATED.search(text) is not None
+def moderated(problems: Any) -> bool:
+    """By the type of what is wrong; never by its text, which may quote the prompt."""
+    rows = problems if isinstance(problems, list) else [problems]
+    named = (row.get(field) for row in rows if isinstance(row, dict) for field in ("type", "name", "code"))
+    return any(isinstance(name, str) and name in MODERATED_TYPES for name in named)
 
 
 # -- details --------------------------------------------------------------------------------------
@@ -236,7 +238,9 @@ def _problem(row: Any) -> str:
     return f"{field}: {text}" if field and text else text or field
 
 
-def _category(text: str, *, about_fields: bool) -> ErrorCode:
-    if moderated(text):
+def _category(error: Any, names: list[Any], *, about_fields: bool) -> ErrorCode:
+    problems = error.get("detail") if isinstance(error, dict) else error
+    if moderated(problems) or moderated(error):
         return ErrorCode.CONTENT_MODERATED
-    return ErrorCode.INVALID_INPUT if about_fields or "validation" in text.lower() else ErrorCode.PROVIDER_ERROR
+    invalid = any(isinstance(name, str) and name.lower() in VALIDATION_NAMES for name in names)
+    return ErrorCode.INVALID_INPUT if about_fields or invalid else ErrorCode.PROVIDER_ERROR

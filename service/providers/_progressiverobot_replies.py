@@ -21,6 +21,7 @@ from service.providers._reading import (
     decimal_text,
     header_wait,
     id_text,
+    is_said,
     number,
     on_origin,
     path_part,
@@ -37,13 +38,6 @@ REFUSALS = {
     **dict.fromkeys((400, 403, 404, 413, 415, 422), ErrorCode.INVALID_INPUT),
 }
 NOT_READ = {401: "authentication", 403: "authentication", 429: "rate_limited"}
-CREDITS_OUT = re.compile(
-    r"\b(insufficient|not enough|out of|too few|low)\s+(\w+\s+){0,2}(credits?|balance|funds)\b"
-    r"|\b(no|0|zero)\s+((more|remaining|available)\s+)?(credits?|funds)\b"
-    r"|\b(credits?|balance|funds)\s+(\w+\s+){0,3}(insufficient|exhausted|used up|too low|0|zero|(run|ran) out)\b"
-)
-MODERATED = re.compile(r"\b(moderat\w+|nsfw|unsafe|content policy|sensitive content)\b")
-CANCELED_TEXT = re.compile(r"\bcancel\w*\b")
 
 COMPLETED, FAILED = "completed", "error"
 CANCELED = frozenset({"cancelled", "canceled"})
@@ -125,7 +119,7 @@ def refusal(operation: Operation, reply: Reply) -> Refused | NotNow:
     if reply.status == 429:
         return NotNow(reason="rate_limited", after_s=_wait_s(reply, said), whole=True)
     code = REFUSALS.get(reply.status, ErrorCode.PROVIDER_ERROR)
-    if reply.status in (400, 403) and _credits_are_out(said, text):
+    if reply.status in (400, 403) and _credits_are_out(said):
         code = ErrorCode.OUT_OF_CREDIT
     error = JobError(
         code=code,
@@ -150,13 +144,12 @@ def _explained(operation: Operation, status: int, code: ErrorCode, said: Json, t
     return f"Progressive Robot's tier or permissions do not allow it: {text}{needed}"
 
 
-def _credits_are_out(said: Json, text: str) -> bool:
-    """By the text, or by context that names both amounts; never where the context names the tier that is needed."""
+def _credits_are_out(said: Json) -> bool:
+    """By context that names both amounts; never where it names the tier that is needed. No text is documented."""
     if _tier_named(said):
         return False
     required, left = (_first_amount(said, names) for names in (REQUIRED, LEFT))
-    short = required is not None and left is not None and Decimal(required) > Decimal(left)
-    return short or CREDITS_OUT.search(text.lower()) is not None
+    return required is not None and left is not None and Decimal(required) > Decimal(left)
 
 
 REQUIRED, LEFT = ("required", "needed", "credits_required", "cost"), ("available", "remaining", "balance", "credits")
@@ -240,7 +233,7 @@ def read_update(call: Call, operation: Operation, said: Json, word: str) -> Upda
     cost = _cost(said, "reported")
     if word == COMPLETED and (found := outputs(call, operation, said)):
         return Update(status=JobStatus.SUCCEEDED, outputs=found, cost=cost, provider_status=shown, provider_data=said)
-    if word in CANCELED or (word == FAILED and CANCELED_TEXT.search((error_text(said) or "").lower())):
+    if word in CANCELED or (word == FAILED and is_said(error_text(said), CANCELED)):
         return Update(status=JobStatus.CANCELED, cost=cost, provider_status=shown, provider_data=said)
     if word == FAILED:
         error = _failure(said)
@@ -261,9 +254,8 @@ def position_of(said: Json) -> int | None:
 
 def _failure(said: Json) -> JobError:
     text = error_text(said) or text_of(said.get("message"))
-    moderated = text is not None and MODERATED.search(text.lower())
     return JobError(
-        code=ErrorCode.CONTENT_MODERATED if moderated else ErrorCode.PROVIDER_ERROR,
+        code=ErrorCode.PROVIDER_ERROR,  # what moderation says is not documented
         message=f"Progressive Robot could not make it: {text or 'it gives no reason'}",
         provider_code=FAILED,
         provider_message=text,

@@ -89,6 +89,13 @@ def _as_json(value: Any) -> str | None:
     return None if value in (None, False, {}, []) else text_of(json.dumps(value, ensure_ascii=False))
 
 
+def is_said(text: str | None, documented: frozenset[str]) -> bool:
+    """Whether this is one of the documented texts, whole: a word of it could come from the caller's own input, which
+    providers quote. The documented ones in small letters and without a full stop at their end.
+    """
+    return " ".join((text or "").lower().split()).rstrip(".") in documented
+
+
 def id_text(value: Any) -> str | None:
     """A provider's id with all its digits, as text; None where it can be none (a JSON float has lost some)."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -65,6 +65,7 @@ from service.providers._reading import (
     header_wait,
     id_text,
     is_account_path,
+    is_said,
     on_origin,
     path_part,
     path_parts,
@@ -87,11 +88,15 @@ REFUSALS = {
 }  # fmt: skip
 PAUSING = frozenset({ErrorCode.AUTHENTICATION, ErrorCode.OUT_OF_CREDIT})
 NOT_READ = {401: "authentication", 403: "authentication", 429: "rate_limited"}
-# 403 is "out of credit" and every other "you may not": only its text tells.
-MONEY = r"\b(credits?|balance|funds?)\b"
-SPENT = r"(run out|ran out|out of|insufficient|not enough|exhausted|deplet|used up|empty)"
-NO_CREDIT = re.compile(rf"{SPENT}.*{MONEY}|{MONEY}.*{SPENT}|top up your", re.I | re.S)
-NOT_MONEY = re.compile(r"\b(tier|permission|region|country|verif\w*)\b", re.I)
+# 403 is "out of credit" and every other "you may not": only its documented text tells, the whole of it.
+NO_CREDIT = frozenset(
+    {
+        "you've run out of credits. please top up your balance or update your payment method to continue:"
+        " https://aimlapi.com/app/billing/",
+        "you've run out of credits. please top up your balance or update your payment method to continue:"
+        " https://aimlapi.com/app/billing",
+    }
+)
 
 STT_PATH = "/v1/stt/"
 BILLING_PATHS = ("/v2/billing", "/v1/billing/balance")  # the second is older, and announced to go
@@ -352,9 +357,9 @@ def _refusal(status: int, said: Json) -> JobError:
     text = _message(said) or ""
     details = error_text(said.get("errors") or said.get("details")) or ""
     code = REFUSALS.get(status, ErrorCode.PROVIDER_ERROR)
-    if status == 403 and NO_CREDIT.search(text) and not NOT_MONEY.search(text):
+    if status == 403 and is_said(text, NO_CREDIT):
         code = ErrorCode.OUT_OF_CREDIT
-    elif code == ErrorCode.INVALID_INPUT and moderated(f"{text} {details}"):
+    elif code == ErrorCode.INVALID_INPUT and moderated(said.get("errors") or said.get("details")):
         code = ErrorCode.CONTENT_MODERATED
     return JobError(
         code=code,

@@ -52,6 +52,7 @@ from service.providers._reading import (
     id_text,
     is_account_path,
     is_account_root,
+    is_said,
     path_part,
     read_json,
     read_object,
@@ -80,11 +81,19 @@ REFUSALS = {
     402: ErrorCode.OUT_OF_CREDIT,
     403: ErrorCode.AUTHENTICATION,  # this model is not this key's to use
 }
-NO_BALANCE = ("balance", "credit", "billing")
+NO_BALANCE = frozenset(  # the whole `detail` of a 403, as accounts get it whose balance is out
+    {
+        "user is locked. reason: exhausted balance. top up your balance at fal.ai/dashboard/billing",
+        "user is locked. reason: exhausted balance. top up your balance",
+        "user is locked. reason: exhausted balance",
+        "user is locked. reason: top_up",
+    }
+)
 NOT_READ = {401: "authentication", 402: "out_of_credit", 403: "authentication", 429: "rate_limited"}
 MODERATED_TYPES = frozenset({"content_policy_violation"})
-MODERATED = ("content_policy", "content checker", "nsfw", "moderation")
-CANCELED = re.compile(r"\bcancell?ed\b", re.I)
+CANCELED_TYPES = frozenset({"client_cancelled", "client_canceled"})
+CANCELED_TEXTS = CANCELED_TYPES | {"request was cancelled", "request was canceled"}  # whole, where there is no type
+MODELS_STATUS = re.compile(r"\w+ status code:? ([0-9]{3})\.?")  # how fal words a model's own refusal, the whole text
 # What a model's own end never is: our key, the rate of our questions.
 ABOUT_US = AMBIGUOUS | {401, 402, 403, 429}
 GATEWAY = frozenset({502, 503, 504})  # nor these, but where the reply says whose word it is
@@ -201,7 +210,7 @@ class Fal(Provider):
         said = read_object(reply.body)
         if reply.status == 401:
             raise Invalid("fal does not accept this key: make one in its dashboard", param="api_key")
-        if reply.status == 403 and _lacks_balance(said):
+        if reply.status == 403 and is_said(_error_text(said), NO_BALANCE):
             return "fal accepts the key, but its balance is used up."
         if reply.status != 404 or _error_text(said) is None:
             raise Unavailable(f"fal answered HTTP {reply.status}, which does not tell whether it accepts the key")
@@ -315,7 +324,7 @@ def _accepted(said: Json, headers: Mapping[str, str]) -> SubmitVerdict:
 def _refused(status: int, said: Json) -> Refused:
     text = _error_text(said) or ""
     code = REFUSALS.get(status, ErrorCode.INVALID_INPUT)
-    if status == 403 and _lacks_balance(said):
+    if status == 403 and is_said(text, NO_BALANCE):
         code = ErrorCode.OUT_OF_CREDIT
     elif code is ErrorCode.INVALID_INPUT and _is_moderated(said):
         code = ErrorCode.CONTENT_MODERATED
@@ -343,13 +352,7 @@ def _one_detail(item: Json) -> str:
 def _is_moderated(said: Json) -> bool:
     detail = said.get("detail")
     kinds = [item.get("type") for item in detail if isinstance(item, dict)] if isinstance(detail, list) else []
-    text = " ".join([*map(str, kinds), _error_text(said) or "", str(said.get("error_type"))]).lower()
-    return any(word in text for word in MODERATED)
-
-
-def _lacks_balance(said: Json) -> bool:
-    text = (_error_text(said) or "").lower()
-    return any(word in text for word in NO_BALANCE)
+    return any(isinstance(kind, str) and kind in MODERATED_TYPES for kind in (*kinds, said.get("error_type")))
 
 
 def _not_now(reply: Reply) -> NotNow:
@@ -446,7 +449,7 @@ def _failed(result: Reply | None, said: Json, detail: Json | None = None, status
     kind = text_of(said.get("error_type")) or text_of(headers.get(ERROR_TYPE))
     texts = [_error_text(detail), said_text(said.get("error")), kind]
     word, data = text_of(said.get("status")), _kept(said, detail)
-    canceled = any(CANCELED.search(text.replace("_", " ")) for text in texts if text is not None)
+    canceled = kind in CANCELED_TYPES or any(is_said(text, CANCELED_TEXTS) for text in texts)
     if canceled or _word(said) in CANCELED_WORDS:
         return Update(status=JobStatus.CANCELED, provider_status=word, provider_data=data)
     text = next(filter(None, texts), None)
@@ -478,6 +481,6 @@ def _called_back(said: Json, word: str) -> Update:
         return _succeeded(payload, _beside(said))
     if word != "ERROR":
         return _shown(Update(status=JobStatus.PROCESSING, provider_status=word), payload, _beside(said))
-    status = re.search(r"status code: ([0-9]{3})\b", str(said.get("error")))  # how fal words a model's own refusal
+    status = MODELS_STATUS.fullmatch(str(said.get("error")))
     detail = payload if isinstance(payload, dict) else {}
     return _failed(None, said, detail, int(status[1]) if status else 0)

@@ -47,6 +47,7 @@ from service.providers import (
 from service.providers import _pixverse_callbacks as callbacks
 from service.providers import _pixverse_lists as lists
 from service.providers._pixverse_replies import (
+    NOT_THERE,
     Envelope,
     category,
     not_now,
@@ -71,7 +72,6 @@ NUMBERS = frozenset(
     " restyle_id agent_id".split()
 )
 
-NOT_THERE = ("not found", "not exist")
 SUCCEEDED = 1  # 5 (also 2 and 3) is under way; any other number is not known to be an end
 FAILURES = {
     6: (ErrorCode.PROVIDER_ERROR, "PixVerse deleted the result"),
@@ -341,7 +341,7 @@ def _read_status(reply: Reply, kind: str) -> StatusVerdict:
         return not_now(reply, said)
     if said.code == 0:
         return _update(said.resp, kind) or not_now(reply, said)
-    if reply.status == 404 or any(words in said.text.lower() for words in NOT_THERE):
+    if reply.status == 404 or said.code == NOT_THERE:
         return NotFound(reason="PixVerse does not know this id")
     return not_now(reply, said)
 

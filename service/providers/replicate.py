@@ -69,9 +69,13 @@ REFUSALS = {
     403: ErrorCode.AUTHENTICATION,  # this model or deployment is not this key's to use
     429: ErrorCode.CAPACITY,
 }
-NO_BALANCE = ("credit", "balance", "spend limit", "billing")
 NOT_READ = {401: "authentication", 402: "out_of_credit", 403: "authentication", 429: "rate_limited"}
-MODERATED = ("nsfw", "flagged", "moderation", "content policy")
+# The whole `error` of a prediction, as Replicate and the models of its own library word it.
+MODERATED = re.compile(
+    r"the input or output was flagged as sensitive\. please try again with different inputs\. \(e005\)( \([\w-]+\))?"
+    r"|nsfw content detected\. try running it again, or try a different prompt\.?",
+    re.I,
+)
 
 # Ours already, or what nobody else must read: `webhook` is the job's callback URL.
 UNKEPT = frozenset({"webhook", "webhook_events_filter", "input"})
@@ -286,8 +290,6 @@ def _not_accepted(reply: Reply, said: Json) -> Refused | NotNow:
         return NotNow(reason="rate_limited", after_s=_wait_s(reply, said), whole=True)
     text = _error_text(said) or ""
     code = REFUSALS.get(reply.status, ErrorCode.INVALID_INPUT)
-    if reply.status == 403 and any(word in text.lower() for word in NO_BALANCE):
-        code = ErrorCode.OUT_OF_CREDIT
     error = JobError(
         code=code,
         message=f"Replicate refused the submit: {text}",
@@ -350,7 +352,7 @@ def _update(said: Json, now: int | None) -> Update | None:
 
 def _failure(said: Json, state: str) -> JobError:
     text = said_text(said.get("error"))
-    moderated = any(word in (text or "").lower() for word in MODERATED)
+    moderated = MODERATED.fullmatch((text or "").strip()) is not None
     why = text or ("it was given up before it began" if state == "aborted" else "it gives no reason")
     return JobError(
         code=ErrorCode.CONTENT_MODERATED if moderated else ErrorCode.PROVIDER_ERROR,

@@ -123,7 +123,7 @@ class AIMLAPI(Provider):
     def result_of(self, request: Request, job: Job) -> Response:
         """The reply that is the result; a failure is an error, and is in the logs all the same."""
         if job.outcome is Outcome.MODERATED:
-            reply = self.error(request, 400, views.REJECTED)
+            reply = self.error(request, 400, views.REJECTED, errors=[views.problem_of(job)])
         elif job.outcome is not Outcome.SUCCEEDED:
             reply = self.error(request, 500)
         elif job.submit.operation == "image":

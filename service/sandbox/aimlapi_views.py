@@ -88,8 +88,13 @@ def error_of(job: Job) -> dict[str, Any]:
     """Both shapes that the samples have: what moderation refuses comes as a list."""
     if job.outcome is Outcome.FAILED:
         return {"name": "GenerationError", "message": "The model could not generate a result"}
+    return {"detail": [problem_of(job)]}
+
+
+def problem_of(job: Job) -> dict[str, Any]:
+    """What moderation refuses, as the samples list what is wrong with a field."""
     problem = {"loc": ["body", "prompt"], "msg": REJECTED, "type": "content_policy_violation"}
-    return {"detail": [{**problem, "input": job.submit.details["fields"].get("prompt", "")}]}
+    return {**problem, "input": job.submit.details["fields"].get("prompt", "")}
 
 
 def _result(job: Job, dialect: Dialect, life_s: float) -> dict[str, Any]:

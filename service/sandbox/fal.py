@@ -95,7 +95,9 @@ class Fal(Provider):
     def refusal(self, code: str) -> Response:
         """`403` (the balance is out), `429` or `500`."""
         if code == "403":
-            return views.failure(403, "User is locked. Reason: Exhausted balance. Top up your balance.")
+            return views.failure(
+                403, "User is locked. Reason: Exhausted balance. Top up your balance at fal.ai/dashboard/billing."
+            )
         if code == "429":
             return views.failure(429, "Too many requests", wait=self.account.retry_after_seconds)
         return views.failure(500, "Internal Server Error")

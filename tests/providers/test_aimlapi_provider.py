@@ -386,9 +386,11 @@ def test_bad_input_never_reaches_the_provider(world: World) -> None:
     assert world.sandbox.get("/ledger").json()["data"] == []
 
 
-def test_an_empty_balance_fails_as_that_and_charges_nothing(world: World) -> None:
+def test_an_empty_balance_fails_nobody_and_charges_nothing(world: World) -> None:
     """The last one: it pauses the credential."""
     assert world.sandbox.put("/account", json={"credits": 1}).status_code == 200
-    job = world.ended(world.submit("video", {**T2V, "prompt": "nonce-poor"}))
-    assert (job["status"], job["error"]["code"]) == ("failed", "out_of_credit")
+    job_id = world.submit("video", {**T2V, "prompt": "nonce-poor"})
+    world.tick()
+    job = world.job(job_id)
+    assert (job["status"], job["reason"]) == ("queued", "credential_paused: out_of_credit")
     assert world.charges("nonce-poor") == []
