@@ -207,3 +207,20 @@ def test_fals_callback_fits_whatever_the_gateways_id(running: Running, differs: 
     assert [job["status"] for job in jobs] == ["succeeded"] * 6
     happened = running.played("fal", "faults")["happened"]
     assert happened.get("gateway_differs", 0) == 6 * differs and 0 < happened["drop_reply_after_accept"] < 6
+
+
+@pytest.mark.parametrize("model", ["fal-ai/flux/dev", "workflows/someone/clip-maker"])
+def test_a_success_that_a_callback_told_gets_its_cost_from_one_read(running: Running, model: str) -> None:
+    running.set_up("fal")
+    body = {"provider": "fal", "operation": "queue", "input": {"model": model, "input": {"prompt": "a kite"}}}
+    job_id = str(running.service.post("/v1/jobs", json=body).json()["id"])
+    running.tick()
+    (told,) = running.ended(job_id, ticking=False)
+    assert (told["status"], told["cost"]) == ("succeeded", None)
+    deadline = time.monotonic() + 40
+    while (job := running.job(job_id))["cost"] is None:
+        assert time.monotonic() < deadline, job
+        running.tick()
+        time.sleep(0.05)
+    assert job["cost"] == {"amount": "0.025", "unit": "usd", "source": "reported"}
+    assert job["outputs"] == told["outputs"] and running.events(job_id).count("job.succeeded") == 1
