@@ -54,6 +54,7 @@ class Try(Record, frozen=True, kw_only=True):
     response: bytes = b""
     retry_after: float | None = None
     wait: float | None = None  # not tried: seconds until it may be
+    stale: str | None = None  # the error on a kept connection, after which this was tried at once on a new one
 
     @property
     def taken(self) -> bool:
@@ -178,7 +179,8 @@ class Delivery:
             return _callback_target(url, (own,))
         return _callback_target(url, await self._accounts.callback_secrets(delivery.tenant))
 
-    async def _try(self, delivery: DueDelivery, target: OpenTarget, within: float) -> Try:
+    async def _try(self, delivery: DueDelivery, target: OpenTarget, within: float, stale: str | None = None) -> Try:
+        """One HTTP try. A kept connection that was dead before it was used costs none: a new one is opened at once."""
         timeout = min(float(target.timeout_s or self._settings.delivery_timeout), LONGEST_TIMEOUT_S, within)
         now_s = self._clock.now() // 1000
         headers = {"content-type": "application/json", **target.headers}
@@ -195,15 +197,18 @@ class Delivery:
         outgoing = Outgoing(method="POST", url=target.url, headers=headers, body=delivery.body)
         try:
             answer = await self._egress.send(
-                outgoing, deadline=timeout, max_bytes=REPLY_BYTES, before_first_byte=still_ours
+                outgoing, deadline=timeout, max_bytes=REPLY_BYTES, before_first_byte=still_ours, fresh=stale is not None
             )
         except (NotSent, Lost) as error:
-            return Try(error=error.kind)
-        return _read_answer(answer, now_s, target)
+            if isinstance(error, Lost) and error.stale and stale is None:
+                return await self._try(delivery, target, within, error.kind)
+            return Try(error=error.kind, stale=stale)
+        return replace(_read_answer(answer, now_s, target), stale=stale)
 
     async def _or_used(self, delivery: DueDelivery, made: Try) -> Try:
         earlier = await until_kept(lambda: self._store.attempts(delivery.num))
-        return replace(made, error=callback_urls.PROBABLY_USED) if callback_urls.was_used(earlier) else made
+        used = made.stale is not None or callback_urls.was_used(earlier)  # a dead connection may have carried it, too
+        return replace(made, error=callback_urls.PROBABLY_USED) if used else made
 
     def _judged(
         self, delivery: DueDelivery, made: Try, target: OpenTarget | None, at: int, duration_ms: int
@@ -217,6 +222,7 @@ class Delivery:
             "status_code": made.status_code,
             "error": made.error,
             "response": made.response,
+            "stale": made.stale,
         }
         if made.taken:
             return AttemptResult(**base, status=DeliveryStatus.DELIVERED)

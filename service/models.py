@@ -211,6 +211,7 @@ class Attempt(Record, frozen=True, kw_only=True):
     status_code: int | None
     error: str | None  # one stable word
     response: str | None  # the start of the reply
+    stale: str | None = None  # the error of the same try, at once before, on a kept connection that was dead
 
 
 class AttemptResult(Record, frozen=True, kw_only=True):
@@ -223,6 +224,7 @@ class AttemptResult(Record, frozen=True, kw_only=True):
     status_code: int | None = None
     error: str | None = None
     response: bytes = b""
+    stale: str | None = None
     status: DeliveryStatus
     due_at: int | None = None  # by the store's `due`
     counts: bool = True  # False: the endpoint was paused meanwhile, nothing was sent

@@ -228,8 +228,8 @@ class PlainRows(PlainCredentials, PlainFiles, PlainMoney, PlainReconcile):
                 | {"endpoint": delivery.endpoint_id, "status": delivery.status, "attempts": delivery.attempts}
             )
         for row in await self.rows(_ATTEMPTS_OF_JOB, job.num):
-            owner = row_id("dlv", row[8], self.nonce, row[7])
-            entries.append({"kind": "attempt", "delivery": owner} | self._attempt_entry(row))
+            owner = row_id("dlv", row[9], self.nonce, row[8])
+            entries += [{"kind": "attempt", "delivery": owner} | entry for entry in self._attempt_entries(row)]
         return entries
 
     @staticmethod
@@ -241,10 +241,13 @@ class PlainRows(PlainCredentials, PlainFiles, PlainMoney, PlainReconcile):
         entry = {"at": row[0], "kind": "callback", "verdict": row[1], "reason": row[2]}
         return entry | {"body": bytes(row[3]).decode("utf-8", "replace")}
 
-    def _attempt_entry(self, row: Sequence[Any]) -> Json:
+    def _attempt_entries(self, row: Sequence[Any]) -> list[Json]:
+        """One, after the one on a dead connection that it repeats, if there was one."""
         attempt = self._attempt(row)
         entry: Json = {"at": attempt.at, "id": attempt.id, "number": attempt.number}
-        return entry | {"status_code": attempt.status_code, "error": attempt.error, "duration_ms": attempt.duration_ms}
+        last = {"status_code": attempt.status_code, "error": attempt.error, "duration_ms": attempt.duration_ms}
+        first = {"status_code": None, "error": attempt.stale, "duration_ms": 0, "repeated_at_once": True}
+        return [entry | last] if attempt.stale is None else [entry | first, entry | last]
 
     async def rejected_callbacks(self, provider: str) -> list[RawCallback]:
         sql = (
@@ -315,17 +318,22 @@ class PlainRows(PlainCredentials, PlainFiles, PlainMoney, PlainReconcile):
             job_id=job,
             status=DELIVERY_STATUSES[status],
             attempts=attempts,
-            due_at=None if due_at is None else due_at - self.due() + self.now(),
+            due_at=None if due_at is None else due_at - self._ahead(),
             created_at=created_at,
             finished_at=finished_at,
         )
+
+    def _ahead(self) -> int:
+        """By how much due times are ahead of the wall clock; two readings of clocks that agree differ by nothing."""
+        ahead = self.due() - self.now()
+        return ahead if abs(ahead) >= AGREE_MS else 0
 
     async def attempts(self, delivery: int) -> list[Attempt]:
         sql = _ATTEMPT_COLUMNS + " FROM attempts a WHERE a.delivery = $1 ORDER BY a.num"
         return [self._attempt(row) for row in await self.rows(sql, delivery)]
 
     def _attempt(self, row: Sequence[Any]) -> Attempt:
-        num, number, at, duration, status_code, error, response = row[:7]
+        num, number, at, duration, status_code, error, response, stale = row[:8]
         return Attempt(
             num=num,
             id=row_id("att", at, self.nonce, num),
@@ -335,6 +343,7 @@ class PlainRows(PlainCredentials, PlainFiles, PlainMoney, PlainReconcile):
             status_code=status_code,
             error=error,
             response=bytes(response).decode("utf-8", "replace") or None,
+            stale=stale,
         )
 
     # -- tenants, keys, credentials, endpoints
@@ -422,6 +431,7 @@ class PlainRows(PlainCredentials, PlainFiles, PlainMoney, PlainReconcile):
         await self.write(sql, key, value)
 
 
+AGREE_MS = 1_000  # two clocks that are read at different moments, or are slewed apart, agree to that
 _TENANTS = "SELECT num, name, created_at, secrets, endpoints_version FROM tenants"
 _ENDPOINTS = f"SELECT {', '.join(ENDPOINT_COLUMNS)} FROM endpoints"  # noqa: S608 - fixed names
 _NOTES = "SELECT at, kind, data FROM notes WHERE job = $1 ORDER BY num"
@@ -432,7 +442,7 @@ _DELIVERIES = (
     " LEFT JOIN jobs j ON j.num = e.job"
 )
 _DELIVERIES_OF_JOB = _DELIVERIES + " WHERE e.job = $1 ORDER BY x.num"
-_ATTEMPT_COLUMNS = "SELECT a.num, a.number, a.at, a.duration_ms, a.status_code, a.error, a.response"
+_ATTEMPT_COLUMNS = "SELECT a.num, a.number, a.at, a.duration_ms, a.status_code, a.error, a.response, a.stale"
 _ATTEMPTS_OF_JOB = (
     _ATTEMPT_COLUMNS + ", x.num, x.created_at FROM attempts a JOIN deliveries x ON x.num = a.delivery"
     " JOIN events e ON e.num = x.event WHERE e.job = $1 ORDER BY a.num"

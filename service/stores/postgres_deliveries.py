@@ -58,16 +58,16 @@ CLOSE = (
 # Only the holder of a lease writes, once; locked in the order of the numbers. The first two arrays are sorted.
 RECORD = (
     "WITH v AS MATERIALIZED (SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::smallint[], $4::bigint[], $5::int[],"
-    " $6::bigint[], $7::bigint[], $8::bigint[], $9::int[], $10::text[], $11::bytea[]) v (num, lease, status, due_at,"
-    " counted, finished_at, at, duration_ms, status_code, error, response)),"
+    " $6::bigint[], $7::bigint[], $8::bigint[], $9::int[], $10::text[], $11::bytea[], $12::text[])"
+    " v (num, lease, status, due_at, counted, finished_at, at, duration_ms, status_code, error, response, stale)),"
     " l AS MATERIALIZED (SELECT num FROM deliveries WHERE num = ANY($1::bigint[]) ORDER BY num FOR UPDATE),"
     " x AS (UPDATE deliveries x SET status = v.status, due_at = v.due_at, lease = NULL,"
     " attempts = x.attempts + v.counted, finished_at = v.finished_at FROM v"
     " WHERE x.num = v.num AND x.lease = v.lease AND x.num = ANY(ARRAY(SELECT num FROM l))"
     " RETURNING x.num, x.tenant, x.endpoint, x.attempts),"
-    " a AS (INSERT INTO attempts (delivery, number, at, duration_ms, status_code, error, response)"
-    " SELECT x.num, x.attempts, v.at, v.duration_ms, v.status_code, v.error, v.response FROM x JOIN v ON v.num = x.num"
-    " WHERE v.counted = 1) SELECT num, tenant, endpoint FROM x"
+    " a AS (INSERT INTO attempts (delivery, number, at, duration_ms, status_code, error, response, stale)"
+    " SELECT x.num, x.attempts, v.at, v.duration_ms, v.status_code, v.error, v.response, v.stale FROM x"
+    " JOIN v ON v.num = x.num WHERE v.counted = 1) SELECT num, tenant, endpoint FROM x"
 )
 # Tried while its endpoint was deleted: there is no next time.
 CANCEL_TRIED = (
@@ -351,5 +351,5 @@ def _recorded(result: AttemptResult) -> tuple[int, int | None, int, int | None]:
     return DELIVERY_NUMBER[result.status], result.due_at, int(result.counts), finished
 
 
-def _tried(result: AttemptResult) -> tuple[int, int, int | None, str | None, bytes]:
-    return result.at, result.duration_ms, result.status_code, result.error, result.response
+def _tried(result: AttemptResult) -> tuple[int, int, int | None, str | None, bytes, str | None]:
+    return result.at, result.duration_ms, result.status_code, result.error, result.response, result.stale

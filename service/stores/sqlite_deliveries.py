@@ -163,10 +163,10 @@ class DeliveryVerbs(SqliteRows):
             if result.delivery in held and held[result.delivery][1] == result.lease:
                 valid.setdefault(result.delivery, (index, result))
         self._many(
-            "INSERT INTO attempts (delivery, number, at, duration_ms, status_code, error, response)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO attempts (delivery, number, at, duration_ms, status_code, error, response, stale)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (num, held[num][2] + 1, r.at, r.duration_ms, r.status_code, r.error, r.response)
+                (num, held[num][2] + 1, r.at, r.duration_ms, r.status_code, r.error, r.response, r.stale)
                 for num, (_, r) in valid.items()
                 if r.counts
             ],

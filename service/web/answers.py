@@ -162,6 +162,10 @@ class Attempt(Struct):
     status_code: int | None
     error: Annotated[str | None, Meta(description="One stable word")]
     response: Annotated[str | None, Meta(description="The start of the reply")]
+    stale: Annotated[
+        str | None,
+        Meta(description="The error of the same try at once before, on a kept connection that the server had dropped"),
+    ]
 
 
 class Delivery(DeliveryData):

@@ -219,3 +219,15 @@ async def test_attempts_are_listed_in_their_order(world: World) -> None:
 
 def _paused() -> Announcement:
     return said("credential.paused")
+
+
+async def test_a_try_on_a_dead_connection_is_shown_before_the_one_that_repeats_it(world: World) -> None:
+    await world.endpoint()
+    job = await world.processing()
+    due = await world.claim_one()
+    await world.store.record_attempts([outcome(due, at=START + 5, status_code=200, stale="reset")])
+    (attempt,) = await world.store.attempts(due.num)
+    assert (attempt.number, attempt.status_code, attempt.error, attempt.stale) == (1, 200, None, "reset")
+    shown = [entry for entry in await world.store.timeline(job) if entry["kind"] == "attempt"]
+    assert [(entry["status_code"], entry["error"]) for entry in shown] == [(None, "reset"), (200, None)]
+    assert {(entry["id"], entry["number"]) for entry in shown} == {(attempt.id, 1)}
