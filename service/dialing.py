@@ -85,8 +85,8 @@ class Guard(AbstractResolver):
 class Lookups:
     """Names to addresses in threads of their own; callers that want the same name share one thread."""
 
-    def __init__(self, resolve: Resolve):
-        self._resolve = resolve
+    def __init__(self, resolve: Resolve, *, seconds: float = DNS_SECONDS):
+        self._resolve, self._seconds = resolve, seconds
         self._threads = ThreadPoolExecutor(DNS_THREADS, "callsheet-dns")
         self._pending: dict[tuple[str, int], asyncio.Future[list[str]]] = {}
 
@@ -96,12 +96,18 @@ class Lookups:
             loop = asyncio.get_running_loop()
             asked = loop.run_in_executor(self._threads, lambda: list(self._resolve(host, port)))
             self._pending[host, port] = asked
-            asked.add_done_callback(lambda _: self._pending.pop((host, port)))
+            asked.add_done_callback(lambda done: self._answered(host, port, done))
         try:
-            async with asyncio.timeout(DNS_SECONDS):
+            async with asyncio.timeout(self._seconds):
                 return await asyncio.shield(asked)
         except (OSError, UnicodeError):  # a timeout is an OSError
             raise NotSent("dns", "the name could not be resolved") from None
+
+    def _answered(self, host: str, port: int, done: "asyncio.Future[list[str]]") -> None:
+        """Also long after everybody who asked has given up: then nobody hears that it failed."""
+        self._pending.pop((host, port))
+        if not done.cancelled():
+            done.exception()
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

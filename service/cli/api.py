@@ -44,7 +44,10 @@ class Api:
         # A transport of its own: a proxy of the environment does not know this machine's loopback.
         direct = httpx2.HTTPTransport() if is_here(settings.url) else None
         self._url, self._unnamed = settings.url, "CALLSHEET_URL" not in settings.given
-        self._http = httpx2.Client(base_url=settings.url, headers=headers, timeout=TIMEOUT_S, transport=direct)
+        try:
+            self._http = httpx2.Client(base_url=settings.url, headers=headers, timeout=TIMEOUT_S, transport=direct)
+        except (ImportError, ValueError) as error:  # of a proxy that the environment names
+            raise Refused(f"{settings.url} {_by_proxy(error)}") from None
 
     def close(self) -> None:
         """Close the connections."""
@@ -128,6 +131,13 @@ class Api:
         if isinstance(said, dict) and isinstance(said.get("detail"), str):
             raise Failed(f"{said['detail']} ({said['param']})" if said.get("param") else said["detail"])
         raise Failed(f"{self._url} answered HTTP {reply.status_code}, and not as Callsheet does: see CALLSHEET_URL")
+
+
+def _by_proxy(error: Exception) -> str:
+    """Why the environment's proxy cannot be used, which is httpx's to read, and the remedy."""
+    remedy = "unset ALL_PROXY, HTTP_PROXY and HTTPS_PROXY, give an http:// one, or list the host in NO_PROXY"
+    kind = "a SOCKS proxy" if isinstance(error, ImportError) else "a proxy that cannot be read"
+    return f"would be asked through {kind} of the environment, which is not taken: {remedy}"
 
 
 def as_header(name: str, value: str) -> str:

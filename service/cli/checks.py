@@ -75,6 +75,8 @@ async def _public(settings: Settings, link: Link | None) -> Finding:
             known = health.status_code == 200 and health.json().get("status") == "ok"
             mine = await http.get(link(NOBODYS, 0) or "") if known and link is not None else None
             said = _not_this(health.status_code, known, mine.json().get("code") if mine is not None else OWN_LINK)
+    except ImportError:
+        said = "cannot be asked: the environment names a SOCKS proxy, which is not taken (ALL_PROXY; NO_PROXY excepts)"
     except (httpx2.TransportError, httpx2.InvalidURL, ValueError, AttributeError) as error:
         said = f"does not answer ({error or type(error).__name__}): is `callsheet serve` running?"
     if said is None:

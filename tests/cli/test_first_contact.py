@@ -101,6 +101,27 @@ def test_a_terminal_without_the_letters_shows_them_escaped(
     world.ok("endpoints", "delete", made["id"])
 
 
+@pytest.mark.parametrize(
+    ("proxies", "says"),
+    [
+        ({"ALL_PROXY": "socks5://127.0.0.1:9"}, "a SOCKS proxy"),
+        ({"all_proxy": "socks4a://127.0.0.1:9"}, "a proxy that cannot be read"),
+        ({"HTTP_PROXY": "socks5h://127.0.0.1:9"}, "a SOCKS proxy"),
+        ({"ALL_PROXY": "ftp://127.0.0.1:9"}, "a proxy that cannot be read"),
+        ({"HTTP_PROXY": "http://127.0.0.1:9"}, "no service answers"),
+    ],
+)
+def test_a_proxy_of_the_environment_that_is_not_taken_is_a_sentence(
+    folder: Folder, world: World, proxies: dict[str, str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in proxies.items():
+        monkeypatch.setenv(name, value)
+    refused = folder.run("jobs", "list", URL="http://callsheet.example.com", API_KEY=KEY)
+    assert refused.returncode in (1, 2) and refused.stderr.count("\n") == 1, refused.stderr
+    assert says in refused.stderr
+    assert world.run("jobs", "list").returncode == 0  # loopback is asked directly
+
+
 @pytest.mark.parametrize("text", ["6h", "6h ago", "6 h ago", "6H AGO", " 6h  ago "])
 def test_how_long_ago_is_a_time(text: str) -> None:
     said = datetime.fromisoformat(SINCE.convert(text, None, None))
