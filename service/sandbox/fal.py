@@ -7,8 +7,6 @@ requests and prices.
 import base64
 import hashlib
 import random
-import re
-import secrets
 import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any, ClassVar
@@ -20,47 +18,24 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from service.sandbox import fal_platform as platform
 from service.sandbox import fal_views as views
-from service.sandbox.accounts import Account
 from service.sandbox.callbacks import Callback
-from service.sandbox.faults import Probability
+from service.sandbox.fal_calls import WithPlatform
 from service.sandbox.jobs import Job, Phase, Submit, Target
-from service.sandbox.provider import LOOK_S, Provider
+from service.sandbox.provider import LOOK_S
 from service.sandbox.replies import Json, media_file
 
 PRICE = 1  # it bills by the model; the sandbox counts requests
 # Ten tries after the first, within two hours.
 CALLBACK_RETRY_S = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 2700.0)
 FALSE_URL = "https://media.example.test/forged.png"
-START_TIMEOUTS = ("x-fal-request-start-timeout", "x-fal-request-timeout")  # the second is its older name
-SHORTEST_START_S = 0.1
-PRIORITIES = ("normal", "low")
 ANY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 
 
-class FalAccount(Account):
-    """The account, and what varies at fal."""
-
-    user_id: str = "sandbox-user"
-    gateway_differs: Probability = 0.25  # how many were repeated inside fal, and have two ids
-    payload_unwritable: Probability = 0.0  # how many callbacks say OK without a payload
-    status_tells_error: bool = True
-    models: tuple[str, ...] = ()  # those that there are; every one where none is named
-    list_shows_open: bool = False  # whether the list has requests that are not over; the documents do not say
-    stores_payloads: bool = True  # else results end, and the list has no inputs and outputs
-    result_life_s: float = 3600.0
-    large_result_life_s: float = 360.0  # of a result of 10 KB or more
-    key_generation: int = 1  # raise it to have other keys sign; those of the last generation are served, too
-
-
-class Fal(Provider):
+class Fal(WithPlatform):
     """https://queue.fal.run, with the keys of https://rest.fal.ai."""
 
     name = "fal"
-    account_type = FalAccount
-    account: FalAccount
     refusals: ClassVar[frozenset[str]] = frozenset({"403", "429", "500"})
     retry_s = CALLBACK_RETRY_S
 
@@ -69,7 +44,6 @@ class Fal(Provider):
         super().reset()
         self.signers: dict[int, Ed25519PrivateKey] = getattr(self, "signers", {})
         self.called: set[str] = set()
-        self.order: list[Job] = []
 
     def routes(self) -> list[BaseRoute]:
         """The documented calls, the keys, and the files that outputs point to. Any other POST is a submit."""
@@ -77,9 +51,7 @@ class Fal(Provider):
         return [
             Route("/.well-known/jwks.json", self.jwks),
             Route("/media/{id}.{kind}", media_file),
-            Route("/api.fal.ai/v1/models/requests/by-endpoint", self.requests),
-            Route("/api.fal.ai/v1/models/pricing", self.prices),
-            Route("/api.fal.ai/v1/models/pricing/estimate", self.estimate, methods=["POST"]),
+            *self.platform_routes(),
             Route("/api.fal.ai/{path:path}", self.elsewhere, methods=ANY_METHOD),
             Route("/fal.run/{model:path}", self.run, methods=["POST"]),
             Route(f"{one}/status/stream", self.status_stream),
@@ -101,14 +73,6 @@ class Fal(Provider):
         if code == "429":
             return views.failure(429, "Too many requests", wait=self.account.retry_after_seconds)
         return views.failure(500, "Internal Server Error")
-
-    def not_allowed(self, request: Request) -> Response | None:
-        """401 without the account's key."""
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "key":
-            return views.failure(401, "Authentication is required to access this application.")
-        known = secrets.compare_digest(key.encode(), self.account.api_key.encode())
-        return None if known else views.failure(401, "No user found for Key ID and Secret")
 
     # -- submit --
 
@@ -150,7 +114,7 @@ class Fal(Provider):
             return views.invalid(["body", "prompt"], "Field required")
         if not views.is_url(request.query_params.get("fal_webhook", "https://x.test")):
             return views.invalid(["query", "fal_webhook"], "Input should be a valid URL")
-        if refused := wrong_header(request):
+        if refused := views.wrong_header(request):
             return refused
         if self.account.credits < PRICE:
             return self.refusal("403")
@@ -160,7 +124,7 @@ class Fal(Provider):
         """The submit, with what its status will show."""
         request_id, url = str(uuid.uuid4()), request.query_params.get("fal_webhook")
         repeated = self.dice.strikes("gateway_differs", self.account.gateway_differs)
-        timeout = start_timeout(request)
+        timeout = views.start_timeout(request)
         return Submit(
             job_id=request_id,
             operation="queue",
@@ -252,33 +216,6 @@ class Fal(Provider):
             self.callbacks.later(0.0, lambda: self.call_back(job))
         return about(job, Json({"status": "CANCELLATION_REQUESTED"}, status_code=202))
 
-    # -- the other host, and no place at all --
-
-    async def requests(self, request: Request) -> Response:
-        """The list of requests."""
-        shows_open = self.account.list_shows_open
-        return self.of_platform(
-            request, lambda: platform.listed(self.order, request.query_params, self.now(), shows_open=shows_open)
-        )
-
-    async def prices(self, request: Request) -> Response:
-        """The price of a unit."""
-        return self.of_platform(request, lambda: platform.prices(request.query_params))
-
-    async def estimate(self, request: Request) -> Response:
-        """The price of so many units."""
-        body = await request.body()
-        return self.of_platform(request, lambda: platform.estimate(body))
-
-    def of_platform(self, request: Request, answer: Callable[[], Response]) -> Response:
-        """The answer, to who may have it and asks for what can be."""
-        if self.not_allowed(request):
-            return platform.failure(401, "authorization_error", "Authentication is required.")
-        try:
-            return answer()
-        except platform.BadQuery as problem:
-            return platform.invalid(problem)
-
     async def elsewhere(self, request: Request) -> Response:
         """404 in fal's shape."""
         return views.failure(404, "Not Found")
@@ -327,21 +264,6 @@ def about(job: Job, reply: Response) -> Response:
     """The reply, with the id of the request that it is about."""
     reply.headers["x-fal-request-id"] = job.id
     return reply
-
-
-def start_timeout(request: Request) -> str | None:
-    """Within how many seconds the work must start, as its client says it."""
-    return next((request.headers[name] for name in START_TIMEOUTS if name in request.headers), None)
-
-
-def wrong_header(request: Request) -> Response | None:
-    """422 for a header with a value that cannot be."""
-    given = start_timeout(request)
-    if given is not None and not (SECONDS.fullmatch(given) and float(given) > SHORTEST_START_S):
-        return views.invalid(["header", START_TIMEOUTS[0]], f"Input should be greater than {SHORTEST_START_S}")
-    if request.headers.get("x-fal-queue-priority", "normal") not in PRIORITIES:
-        return views.invalid(["header", "x-fal-queue-priority"], "Input should be 'normal' or 'low'")
-    return None
 
 
 def forged(shown: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.requests import Request
+
 from service.sandbox.jobs import Job, Outcome, Phase
 from service.sandbox.provider import rfc3339
 from service.sandbox.replies import CONTENT_TYPES, HEIGHT, SIZES, WIDTH, Json
@@ -28,6 +30,10 @@ FAILURES = {
     Outcome.ABORTED: (504, "request_timeout", {"detail": "Request timed out before it was started"}),
 }
 OLD_ID = re.compile(r"^([0-9]+)-([A-Za-z0-9-]+)$")  # 123-name is 123/name
+START_TIMEOUTS = ("x-fal-request-start-timeout", "x-fal-request-timeout")  # the second is its older name
+SHORTEST_START_S = 0.1
+PRIORITIES = ("normal", "low")
+SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 NAMESPACES = frozenset({"workflows", "comfy"})  # the apps in one have three path parts
 LARGE_BYTES = 10_240  # from which on a result is kept for a shorter time
 # What a model makes, by a word of its path; images where nothing tells.
@@ -56,6 +62,21 @@ def failure(status: int, detail: str, *, wait: int | None = None) -> Json:
 def invalid(field: list[str], text: str) -> Json:
     """422 for a field that is missing or wrong."""
     return Json({"detail": [{"loc": field, "msg": text, "type": "missing", "input": {}}]}, status_code=422)
+
+
+def start_timeout(request: Request) -> str | None:
+    """Within how many seconds the work must start, as its client says it."""
+    return next((request.headers[name] for name in START_TIMEOUTS if name in request.headers), None)
+
+
+def wrong_header(request: Request) -> Json | None:
+    """422 for a header with a value that cannot be."""
+    given = start_timeout(request)
+    if given is not None and not (SECONDS.fullmatch(given) and float(given) > SHORTEST_START_S):
+        return invalid(["header", START_TIMEOUTS[0]], f"Input should be greater than {SHORTEST_START_S}")
+    if request.headers.get("x-fal-queue-priority", "normal") not in PRIORITIES:
+        return invalid(["header", "x-fal-queue-priority"], "Input should be 'normal' or 'low'")
+    return None
 
 
 def is_url(value: str) -> bool:

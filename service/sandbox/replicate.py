@@ -14,39 +14,23 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Match, Route
 
-from service.sandbox import replicate_library as library
 from service.sandbox import replicate_views as views
-from service.sandbox.accounts import Account
 from service.sandbox.callbacks import Callback
 from service.sandbox.jobs import Job, Outcome, Phase, Submit, Target
-from service.sandbox.provider import Provider
+from service.sandbox.replicate_calls import LARGEST_PAGE, WithLibrary
 from service.sandbox.replies import Json, media_file
 
 PRICE = 1  # it bills by the second; the sandbox counts predictions
 # "Exponential, the last about a minute after the end."
 CALLBACK_RETRY_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 FALSE_URL = "https://media.example.test/forged.png"
-LARGEST_PAGE = 100
 ANY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE", "QUERY"]
 
 
-class ReplicateAccount(Account):
-    """The account. `data_life_s` is how long after its end a prediction keeps its input, output and logs."""
-
-    username: str = "sandbox"
-    webhook_secret: str = ""  # given by `reset`
-    data_life_s: float = 3600.0
-    list_shows_webhook: bool = True  # the documents do not say whether it does
-    page_size: int = LARGEST_PAGE
-    models: tuple[str, ...] = ()  # those that there are, deployments too; every one where none is named
-
-
-class Replicate(Provider):
+class Replicate(WithLibrary):
     """https://api.replicate.com/v1."""
 
     name = "replicate"
-    account_type = ReplicateAccount
-    account: ReplicateAccount
     refusals: ClassVar[frozenset[str]] = frozenset({"402", "429", "500"})
     retry_s = CALLBACK_RETRY_S
 
@@ -57,11 +41,10 @@ class Replicate(Provider):
         self.account.webhook_secret = self.first_secret
         self.order: list[Job] = []
         self.called: set[str] = set()
-        self.files: dict[str, library.File] = {}
 
     def routes(self) -> list[BaseRoute]:
         """The documented calls, and the files that outputs point to."""
-        named, model = "{owner}/{model}/predictions", "/v1/models/{owner}/{model}"
+        named = "{owner}/{model}/predictions"
         return [
             Route("/v1/predictions", partial(self.submit, "prediction"), methods=["POST"]),
             Route("/v1/predictions", self.predictions),
@@ -72,20 +55,7 @@ class Replicate(Provider):
             Route("/v1/account", self.whose),
             Route("/v1/webhooks/default/secret", self.secret),
             Route("/v1/streams/{id}", self.stream),
-            Route("/v1/models", self.models, methods=["GET", "QUERY"]),
-            Route(model, self.model),
-            Route(f"{model}/versions", self.versions),
-            Route(f"{model}/versions/{{version}}", self.version),
-            Route("/v1/deployments", self.deployments),
-            Route("/v1/deployments/{owner}/{name}", self.deployment),
-            Route("/v1/collections", self.collections),
-            Route("/v1/collections/{slug}", self.collection),
-            Route("/v1/hardware", self.hardware),
-            Route("/v1/trainings", self.trainings),
-            Route("/v1/files", self.upload, methods=["POST"]),
-            Route("/v1/files", self.listed_files),
-            Route("/v1/files/{id}", self.one_file, methods=["GET", "DELETE"]),
-            Route("/v1/files/{id}/download", self.download),
+            *self.library_routes(),
             Route("/media/{id}.{kind}", self.media),
             Route("/{path:path}", self.elsewhere, methods=ANY_METHOD),
         ]
@@ -93,12 +63,6 @@ class Replicate(Provider):
     def refusal(self, code: str) -> Response:
         """`402`, `429` or `500`."""
         return views.failure(int(code), wait=self.account.retry_after_seconds)
-
-    def not_allowed(self, request: Request) -> Response | None:
-        """401 without the account's token; `Token` is the older word for `Bearer`."""
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        known = secrets.compare_digest(key.encode(), self.account.api_key.encode())
-        return None if known and scheme.lower() in ("bearer", "token") else views.failure(401)
 
     # -- submit --
 
@@ -134,10 +98,6 @@ class Replicate(Provider):
             return views.no_such_version()
         named = f"{request.path_params.get('owner')}/{request.path_params.get('model')}"
         return None if versioned or self.has_model(named) else views.failure(404)
-
-    def has_model(self, named: str) -> bool:
-        """Whether there is a model or a deployment of that name."""
-        return not self.account.models or named in self.account.models
 
     def submit_of(self, request: Request, body: bytes, fields: dict[str, Any], *, operation: str) -> Submit:
         """The submit, with what its prediction will show."""
@@ -236,100 +196,6 @@ class Replicate(Provider):
                 yield event
 
         return StreamingResponse(told(), media_type="text/event-stream")
-
-    # -- what is kept beside predictions --
-
-    async def models(self, request: Request) -> Response:
-        """Some of the models; those that a QUERY looks for."""
-        word = (await request.body()).decode(errors="replace") if request.method == "QUERY" else ""
-        return self.shown(request, library.page(library.featured(self.origin(request), word.strip('"'))))
-
-    async def model(self, request: Request) -> Response:
-        """A model."""
-        owner, name = request.path_params["owner"], request.path_params["model"]
-        known = self.has_model(f"{owner}/{name}")
-        return self.shown(request, library.model(owner, name, self.origin(request)) if known else None)
-
-    async def versions(self, request: Request) -> Response:
-        """The versions of a model."""
-        known = self.has_model("{owner}/{model}".format(**request.path_params))
-        one = library.version(request.path_params["model"], library.VERSION)
-        return self.shown(request, library.page([one]) if known else None)
-
-    async def version(self, request: Request) -> Response:
-        """A version of a model: whatever could be one."""
-        asked = request.path_params["version"]
-        known = self.has_model("{owner}/{model}".format(**request.path_params)) and views.names_version(asked)
-        return self.shown(request, library.version(request.path_params["model"], asked) if known else None)
-
-    async def deployments(self, request: Request) -> Response:
-        """The account's deployments."""
-        name = self.account.username
-        return self.shown(request, library.page([library.deployment(name, "picture", name)]))
-
-    async def deployment(self, request: Request) -> Response:
-        """A deployment."""
-        owner, name = request.path_params["owner"], request.path_params["name"]
-        known = self.has_model(f"{owner}/{name}")
-        return self.shown(request, library.deployment(owner, name, self.account.username) if known else None)
-
-    async def collections(self, request: Request) -> Response:
-        """All collections, without their models."""
-        one = {name: value for name, value in library.collection(self.origin(request)).items() if name != "models"}
-        return self.shown(request, library.page([one]))
-
-    async def collection(self, request: Request) -> Response:
-        """A collection and its models."""
-        one = library.collection(self.origin(request))
-        return self.shown(request, one if request.path_params["slug"] == one["slug"] else None)
-
-    async def hardware(self, request: Request) -> Response:
-        """What models may run on."""
-        return self.shown(request, [{"name": name, "sku": sku} for name, sku in library.HARDWARE])
-
-    async def trainings(self, request: Request) -> Response:
-        """No trainings: none can be made here."""
-        return self.shown(request, library.page([]))
-
-    async def upload(self, request: Request) -> Response:
-        """Keep a file."""
-        if refused := self.not_allowed(request):
-            return refused
-        kept = library.read_file(request.headers.get("content-type", ""), await request.body(), self.now())
-        if kept is None:
-            return views.invalid({"content": "content is required"})
-        self.files[kept.id] = kept
-        return Json(library.file(kept, self.origin(request)), status_code=201)
-
-    async def listed_files(self, request: Request) -> Response:
-        """The files, the newest first."""
-        rows = [library.file(kept, self.origin(request)) for kept in reversed(self.files.values())]
-        return self.shown(request, library.page(rows))
-
-    async def one_file(self, request: Request) -> Response:
-        """A file, or its end."""
-        if refused := self.not_allowed(request):
-            return refused
-        kept = self.files.get(request.path_params["id"])
-        if kept is None:
-            return views.failure(404)
-        if request.method == "DELETE":
-            del self.files[kept.id]
-            return Response(status_code=204)
-        return Json(library.file(kept, self.origin(request)))
-
-    async def download(self, request: Request) -> Response:
-        """The content of a file."""
-        if refused := self.not_allowed(request):
-            return refused
-        kept = self.files.get(request.path_params["id"])
-        return views.failure(404) if kept is None else Response(kept.content, media_type=kept.content_type)
-
-    def shown(self, request: Request, found: Any) -> Response:
-        """It, to who may see it; 404 where it is None."""
-        if refused := self.not_allowed(request):
-            return refused
-        return views.failure(404) if found is None else Json(found)
 
     async def elsewhere(self, request: Request) -> Response:
         """404 in Replicate's shape; 405 where another method would be right."""
