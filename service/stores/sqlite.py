@@ -102,8 +102,7 @@ class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
         if budget is not None:
             return Created(verdict="over_budget", job=item.job, budget=budget)
         num = self._next("jobs")
-        waits = None if item.job.due_at is None else item.job.due_at - item.job.created_at
-        job = msgspec.structs.replace(item.job, num=num, due_at=None if waits is None else self.due() + waits)
+        job = msgspec.structs.replace(item.job, num=num, due_at=self._due_by_now(item.job))
         self._execute(INSERT_JOB, (*job_values(job), item.idempotency_key, item.fingerprint))
         metadata, detail = _encode(job.metadata).decode(), _encode(job.detail)
         self._execute("INSERT INTO job_details VALUES (?, ?, ?, ?)", (num, item.input, metadata, detail))
@@ -116,6 +115,13 @@ class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
         planner = Planner(loaded, self._plan, self.now())
         planner.announce(0, job.tenant, job, item.announcements)
         return Created(verdict="created", job=job, fresh=tuple(self._save(planner.writes, 1)[0]))
+
+    def _due_by_now(self, job: Job) -> int | None:
+        """When a job is due that was made by the wall clock: no later than it meant, if that was set back meanwhile."""
+        if job.due_at is None:
+            return None
+        at = self._files.moment()
+        return at.due + min(job.due_at - job.created_at, job.due_at - at.now)
 
     def _earlier(self, item: NewJob) -> Created | None:
         """The job that this key, or this provider id, already has."""

@@ -70,7 +70,7 @@ async def paused(world: World) -> set[str]:
     credential = Credential(
         num=world.credential, tenant=world.tenant, provider="pixverse", source="x", api_key="k", base_url="https://x"
     )
-    fresh = await world.store.pause_credential(credential, "no", said("credential.paused"))
+    fresh = await world.store.pause_credential(credential, "no", said("credential.paused"), world.clock.at)
     return {due.event_id for due in fresh or []}
 
 
