@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from service.facts import Accepted, Cost, Done, JobError, NotNow, Output, Refused, SubmitVerdict, Unknown, Update
+from service.facts import Accepted, Cost, Done, JobError, NotNow, Output, Refused, SubmitVerdict, Update
 from service.providers import Call, Operation, Reply, Request
 from service.providers._progressiverobot_money import MODELS
 from service.providers._progressiverobot_tiers import TIERS, title
@@ -30,6 +30,7 @@ from service.providers._reading import (
     text_of,
     whole,
 )
+from service.providers._refusals import failed_in_success, not_accepted
 from service.states import ErrorCode, JobStatus, Json
 
 REFUSALS = {
@@ -39,6 +40,7 @@ REFUSALS = {
 }
 NOT_READ = {401: "authentication", 403: "authentication", 429: "rate_limited"}
 
+TITLE = "Progressive Robot"
 COMPLETED, FAILED = "completed", "error"
 CANCELED = frozenset({"cancelled", "canceled"})
 QUEUED = frozenset({"queued", "pending", "waiting"})
@@ -176,16 +178,17 @@ def _wait_s(reply: Reply, said: Any) -> float | None:
 
 def read_submit(call: Call, operation: Operation, reply: Reply) -> SubmitVerdict:
     """Which endpoints answer with a job and which with the result is not documented: either is read everywhere."""
+    said = read_json(reply.body)
+    flat = _flat(said)
     if answered(reply):
-        return _taken(call, operation, read_json(reply.body))
-    if not is_refusal(reply):
-        return Unknown(reason=f"HTTP {reply.status} is no documented answer to a submit")
-    if call.repeat:
-        return Unknown(reason=f"HTTP {reply.status} to a repeat says nothing about the first submit")
-    return refusal(operation, reply)
+        failed = failed_in_success(call, reply, TITLE, error_text(flat))
+        return _taken(call, operation, said) or failed
+    named = next(iter(_job_ids(flat, _word(flat))), None)
+    own = refusal(operation, reply) if error_text(said) is not None else None
+    return not_accepted(call, reply, ("progressiverobot", TITLE), own=own, job_id=named)
 
 
-def _taken(call: Call, operation: Operation, said: Any) -> SubmitVerdict:
+def _taken(call: Call, operation: Operation, said: Any) -> Accepted | Done | None:
     flat = _flat(said)
     word = _word(flat)
     # A bare list is of job ids, as generate-image's is, but where what is asked for is itself a list.
@@ -200,7 +203,7 @@ def _taken(call: Call, operation: Operation, said: Any) -> SubmitVerdict:
         update = read_update(call, operation, flat, word)
         return Done(update=update, provider_job_ids=ids)
     if word in NOT_OVER or word == FAILED or error_text(flat) is not None or not outputs(call, operation, flat):
-        return Unknown(reason="a success without an id or a result")
+        return None
     return Done(update=read_update(call, operation, flat, COMPLETED))
 
 

@@ -25,7 +25,12 @@ ACCOUNT_WORDS = frozenset(
 )
 
 # A status that proves nothing about this request, whatever the body says (DESIGN section 3.1).
-AMBIGUOUS = frozenset({408, 409, 425})
+AMBIGUOUS = frozenset({408, 409, 424, 425})
+
+# How providers and their public clients spell an end, as `plain_word` gives a word.
+DONE_WORDS = frozenset("complete completed done finished ok ready succeeded success successful successfully".split())
+FAILED_WORDS = frozenset("aborted error errored expired fail failed failure rejected timedout timeout".split())
+CANCELED_WORDS = frozenset("canceled cancelled".split())
 
 
 def read_json(body: bytes) -> Any:
@@ -94,6 +99,11 @@ def is_said(text: str | None, documented: frozenset[str]) -> bool:
     providers quote. The documented ones in small letters and without a full stop at their end.
     """
     return " ".join((text or "").lower().split()).rstrip(".") in documented
+
+
+def plain_word(value: Any) -> str:
+    """A word as words are compared: without case, blanks and what joins two; "" for what is none."""
+    return re.sub(r"[\s_-]+", "", value).lower()[:MAX_QUOTED_CHARS] if isinstance(value, str) else ""
 
 
 def id_text(value: Any) -> str | None:

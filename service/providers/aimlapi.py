@@ -26,7 +26,6 @@ from service.facts import (
     Refused,
     StatusVerdict,
     SubmitVerdict,
-    Unknown,
     Update,
 )
 from service.providers import (
@@ -60,7 +59,6 @@ from service.providers._aimlapi_results import (
     raw_audio,
 )
 from service.providers._reading import (
-    AMBIGUOUS,
     decimal_text,
     header_wait,
     id_text,
@@ -72,6 +70,7 @@ from service.providers._reading import (
     text_of,
     whole,
 )
+from service.providers._refusals import failed_in_success, not_accepted
 from service.states import ErrorCode, JobStatus, Json
 
 # The schema knows `completed` and `error`; seven pages' samples end with `succeeded`. Any other word is under way:
@@ -308,20 +307,23 @@ def _asked_for(asked: str, query: Mapping[str, str]) -> Iterator[tuple[str, str]
 
 
 def _read_submit(call: Call, operation: Operation, reply: Reply) -> SubmitVerdict:
-    if 200 <= reply.status < 300:
-        return _read_success(operation, reply)
     said = read_object(reply.body)
-    if not 400 <= reply.status < 500 or reply.status in AMBIGUOUS or _message(said) is None:
-        return Unknown(reason=f"HTTP {reply.status} is no proof that nothing was accepted")
-    if call.repeat:
-        return Unknown(reason=f"HTTP {reply.status} to a repeat says nothing about the first submit")
+    text = _message(said)
+    if 200 <= reply.status < 300:
+        return _read_success(operation, reply) or failed_in_success(call, reply, "AI/ML API", text)
+    own = _not_accepted(reply, said) if text is not None else None
+    named = next((found for found in map(id_text, (*_ids(said), reply.headers.get("x-inference-id"))) if found), None)
+    return not_accepted(call, reply, ("aimlapi", "AI/ML API"), own=own, job_id=named)
+
+
+def _not_accepted(reply: Reply, said: Json) -> Refused | NotNow:
     if reply.status == 429:
         return NotNow(reason="rate_limited", after_s=header_wait(reply.headers), whole=True)
     error = _refusal(reply.status, said)
     return Refused(error=error, pauses=error.code in PAUSING)
 
 
-def _read_success(operation: Operation, reply: Reply) -> SubmitVerdict:
+def _read_success(operation: Operation, reply: Reply) -> Accepted | Done | None:
     """The result, where the reply has it (documented for images, speech and music-01); else the id."""
     said, named = read_object(reply.body), reply.headers.get("x-inference-id")
     update = _update(said, _found(operation, reply, said), reply)
@@ -329,7 +331,7 @@ def _read_success(operation: Operation, reply: Reply) -> SubmitVerdict:
     if update.status != JobStatus.PROCESSING:
         return Done(update=update, provider_job_ids=tuple(ids))
     if operation.immediate or not ids:
-        return Unknown(reason=f"HTTP {reply.status} with neither a result nor an id")
+        return None
     beyond = {name: value for name, value in said.items() if name not in ("id", "status") and value is not None}
     cost = cost_of(said, reply.headers, "quoted")  # the charge is posted when the work is done
     return Accepted(provider_job_ids=tuple(ids), cost=cost, provider_data=beyond or None)

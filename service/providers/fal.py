@@ -60,6 +60,7 @@ from service.providers._reading import (
     text_of,
     whole,
 )
+from service.providers._refusals import failed_in_success, not_accepted
 from service.states import ErrorCode, JobStatus, Json
 
 KEYS_URL = "https://rest.fal.ai/.well-known/jwks.json"  # older pages say rest.alpha.fal.ai
@@ -153,7 +154,7 @@ class Fal(Provider):
         """The reply of fal.run is the result, and a header names the request."""
         content, named = read_json(reply.body), id_text(reply.headers.get(REQUEST_ID))
         if content is None or named is None:
-            return _accepted({}, reply.headers)
+            return _accepted({}, reply.headers) or Unknown(reason="a success without an id")
         model = model_of(_model(call)) or ""
         cost = yield from platform.cost_of(call, self._platform(call), model, reply.headers)
         return Done(update=_succeeded(content, _billed(reply), cost), provider_job_ids=(named,))
@@ -301,28 +302,26 @@ def _model(call: Call) -> str:
 
 def _read_submit(call: Call, reply: Reply) -> SubmitVerdict:
     said = read_object(reply.body)
+    text = _error_text(said)
     if 200 <= reply.status < 300:
-        return _accepted(said, reply.headers)
-    judged = 400 <= reply.status < 500 and reply.status not in AMBIGUOUS
-    if not judged or _error_text(said) is None:
-        return Unknown(reason=f"HTTP {reply.status} is no documented answer to a submit")
-    if call.repeat:
-        return Unknown(reason=f"HTTP {reply.status} to a repeat says nothing about the first submit")
-    if reply.status == 429:
-        return NotNow(reason="rate_limited", after_s=header_wait(reply.headers), whole=True)
-    return _refused(reply.status, said)
+        return _accepted(said, reply.headers) or failed_in_success(call, reply, "fal", text)
+    named = id_text(said.get("request_id"))
+    own = _refused(reply, said) if text is not None else None
+    return not_accepted(call, reply, ("fal", "fal"), own=own, job_id=named)
 
 
-def _accepted(said: Json, headers: Mapping[str, str]) -> SubmitVerdict:
+def _accepted(said: Json, headers: Mapping[str, str]) -> Accepted | None:
     provider_job_id = id_text(said.get("request_id")) or id_text(headers.get(REQUEST_ID))
     if provider_job_id is None:
-        return Unknown(reason="a success without an id")
+        return None
     about = {name: value for name, value in said.items() if name not in AT_SUBMIT}
     return Accepted(provider_job_ids=(provider_job_id,), provider_data=about or None)
 
 
-def _refused(status: int, said: Json) -> Refused:
-    text = _error_text(said) or ""
+def _refused(reply: Reply, said: Json) -> Refused | NotNow:
+    if reply.status == 429:
+        return NotNow(reason="rate_limited", after_s=header_wait(reply.headers), whole=True)
+    status, text = reply.status, _error_text(said) or ""
     code = REFUSALS.get(status, ErrorCode.INVALID_INPUT)
     if status == 403 and is_said(text, NO_BALANCE):
         code = ErrorCode.OUT_OF_CREDIT

@@ -20,7 +20,6 @@ from service.facts import (
     Refused,
     StatusVerdict,
     SubmitVerdict,
-    Unknown,
     Update,
 )
 from service.providers import (
@@ -38,7 +37,6 @@ from service.providers import (
     read_object,
 )
 from service.providers._reading import (
-    AMBIGUOUS,
     MAX_QUOTED_CHARS,
     URL,
     decimal_text,
@@ -51,6 +49,7 @@ from service.providers._reading import (
     seconds,
     text_of,
 )
+from service.providers._refusals import failed_in_success, not_accepted
 from service.states import ErrorCode, JobStatus, Json
 
 JOB_PATH = "/api/v2/jobs/"
@@ -148,19 +147,23 @@ def _headers(call: Call) -> dict[str, str]:
 
 def _read_submit(call: Call, reply: Reply) -> SubmitVerdict:
     said = read_object(reply.body)
+    text = _error_text(said)
     if 200 <= reply.status < 300:
-        return _accepted(said)
-    if not 400 <= reply.status <= 500 or reply.status in AMBIGUOUS or _error_text(said) is None:
-        return Unknown(reason=f"HTTP {reply.status} is no documented answer to a submit")
-    if call.repeat:
-        return Unknown(reason=f"HTTP {reply.status} to a repeat says nothing about the first submit")
-    return _not_accepted(call, reply, said)
+        return _accepted(said) or failed_in_success(call, reply, "PeakMV", text)
+    own = _not_accepted(reply, said) if text is not None else None
+    documented = reply.status == 500 and own is not None and _repeats_500(call)
+    named = _job_id(said)
+    return not_accepted(call, reply, ("peakmv", "PeakMV"), own=own, job_id=named, documented=documented)
 
 
-def _accepted(said: Json) -> SubmitVerdict:
+def _repeats_500(call: Call) -> bool:
+    return call.options.get("retry_500", "1").lower() in ("1", "true", "yes", "on")
+
+
+def _accepted(said: Json) -> Accepted | None:
     provider_job_id = _job_id(said)
     if provider_job_id is None:
-        return Unknown(reason="a success without an id")
+        return None
     cost = decimal_text(said.get("cost_credits"))
     return Accepted(
         provider_job_ids=(provider_job_id,),
@@ -183,14 +186,12 @@ def _last_part(url: Any) -> str | None:
         return None
 
 
-def _not_accepted(call: Call, reply: Reply, said: Json) -> SubmitVerdict:
+def _not_accepted(reply: Reply, said: Json) -> Refused | NotNow:
     error = _refusal(reply.status, said)
     if reply.status == 429:
         return NotNow(reason="rate_limited", after_s=_wait_s(reply, said), whole=True)
     if reply.status != 500:
         return Refused(error=error, pauses=reply.status in PAUSING)
-    if call.options.get("retry_500", "1").lower() not in ("1", "true", "yes", "on"):
-        return Unknown(reason="HTTP 500, which this installation does not repeat")
     return NotNow(reason="provider_error", at_most=MAX_500_REPEATS, error=error)
 
 

@@ -56,7 +56,8 @@ from service.providers._pixverse_replies import (
     refusal,
     reported_cost,
 )
-from service.providers._reading import AMBIGUOUS, is_account_path, number, path_part, path_parts, text_of, whole
+from service.providers._reading import is_account_path, number, path_part, path_parts, text_of, whole
+from service.providers._refusals import failed_in_success, not_accepted
 from service.states import ErrorCode, JobStatus, Json
 
 API = "/openapi/v2"
@@ -298,17 +299,24 @@ def _uploaded(reply: Reply, use: FileUse) -> int | str | Refused | NotNow:
 def _read_submit(call: Call, operation: Operation, reply: Reply) -> SubmitVerdict:
     said = read_envelope(reply)
     answered = 200 <= reply.status < 300
-    judged = answered or (400 <= reply.status < 500 and reply.status not in AMBIGUOUS)
-    if said is None or not judged:
-        return Unknown(reason=f"HTTP {reply.status} is not in PixVerse's shape")
-    taken = _taken(operation.output, said) if answered else None
-    if said.code == 0 and taken is not None:
+    if said is None:
+        if answered:
+            return failed_in_success(call, reply, "PixVerse", None)
+        return not_accepted(call, reply, ("pixverse", "PixVerse"), own=None, job_id=_named(reply))
+    taken = _taken(operation.output, said)
+    if said.code == 0 and taken is not None and answered:
         return taken
     if said.code == 0 or taken is not None:
         return Unknown(reason=f"HTTP {reply.status}, ErrCode {said.code}: neither a result nor a refusal")
-    if call.repeat:
-        return Unknown(reason=f"ErrCode {said.code} to a repeat says nothing about the first submit")
-    return refusal(reply, said, "the submit")
+    own = refusal(reply, said, "the submit")
+    return not_accepted(call, reply, ("pixverse", "PixVerse"), own=own, documented=answered)
+
+
+def _named(reply: Reply) -> str | None:
+    """An id in a reply that is not in PixVerse's shape."""
+    said = read_object(reply.body)
+    named = (pixverse_id(said.get(field)) for field, _ in RESULTS.values())
+    return next((found for found in named if found), None)
 
 
 def _taken(kind: str, said: Envelope) -> Accepted | Done | None:

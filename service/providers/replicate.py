@@ -14,18 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from service.errors import BadRequest, Invalid, Unavailable
-from service.facts import (
-    Accepted,
-    JobError,
-    NotFound,
-    NotNow,
-    Output,
-    Refused,
-    StatusVerdict,
-    SubmitVerdict,
-    Unknown,
-    Update,
-)
+from service.facts import Accepted, JobError, NotFound, NotNow, Output, Refused, StatusVerdict, SubmitVerdict, Update
 from service.providers import (
     Asking,
     Call,
@@ -42,7 +31,6 @@ from service.providers import (
 )
 from service.providers._media import BY_EXTENSION, BY_MEDIA_TYPE, URL
 from service.providers._reading import (
-    AMBIGUOUS,
     MAX_QUOTED_CHARS,
     header_wait,
     id_text,
@@ -55,6 +43,7 @@ from service.providers._reading import (
     seconds,
     text_of,
 )
+from service.providers._refusals import failed_in_success, not_accepted
 from service.signatures import InvalidSecret, StaleSignature, parse_secret, verify
 from service.states import ErrorCode, JobStatus, Json
 
@@ -267,20 +256,17 @@ def _listed(
 
 def _read_submit(call: Call, reply: Reply) -> SubmitVerdict:
     said = read_object(reply.body)
+    text = _error_text(said)
     if 200 <= reply.status < 300:
-        return _accepted(said)
-    judged = 400 <= reply.status < 500 and reply.status not in AMBIGUOUS
-    if not judged or _error_text(said) is None:
-        return Unknown(reason=f"HTTP {reply.status} is no documented answer to a submit")
-    if call.repeat:
-        return Unknown(reason=f"HTTP {reply.status} to a repeat says nothing about the first submit")
-    return _not_accepted(reply, said)
+        return _accepted(said) or failed_in_success(call, reply, "Replicate", text)
+    own = _not_accepted(reply, said) if text is not None else None
+    return not_accepted(call, reply, ("replicate", "Replicate"), own=own, job_id=id_text(said.get("id")))
 
 
-def _accepted(said: Json) -> SubmitVerdict:
+def _accepted(said: Json) -> Accepted | None:
     provider_job_id = id_text(said.get("id"))
     if provider_job_id is None:
-        return Unknown(reason="a success without an id")
+        return None
     about = {name: value for name, value in said.items() if name not in AT_SUBMIT}
     return Accepted(provider_job_ids=(provider_job_id,), provider_data=about or None)
 

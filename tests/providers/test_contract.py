@@ -36,7 +36,7 @@ from .cases import (
 
 MAY_IMPORT = {
     "service.errors", "service.facts", "service.header_lines", "service.providers", "service.providers._media",
-    "service.providers._reading", "service.signatures", "service.states",
+    "service.providers._reading", "service.providers._refusals", "service.signatures", "service.states",
 }  # fmt: skip
 DOES_IO_OR_CHANCE = {"aiohttp", "asyncio", "http", "httpx2", "os", "random", "requests", "secrets", "socket", "time"}
 SETTLED_BY = {"same_key", "lookup", "token", "person"}

@@ -43,7 +43,7 @@ def test_example_of_the_readme_passes_the_contract_suite(folder: Path) -> None:
 
 SPOILT = [
     ("mine.py", "charges=True", "charges=False", "charges"),
-    ("mine.py", "or call.repeat", "", "no refusal of the first"),
+    ("mine.py", "return not_accepted(", "return own or not_accepted(", "no refusal of the first"),
     ("mine.py", 'if word == "done" and url:', 'if word == "done":', "isinstance(output.url, str)"),
     ("mine.py", "{path_part(provider_job_id)}", "?id={provider_job_id}", "recognised as"),
     ("mine.json", '"required": ["prompt"],', '"required": ["text"],', "required"),

@@ -12,7 +12,7 @@ from service.providers import Reply
 from .cases import a_reply, cases_of
 
 SUCCESSES = (200, 200, 200, 200, 200, 201, 204)
-STATUSES = (*SUCCESSES, 302, 400, 401, 402, 403, 404, 408, 409, 418, 422, 425, 429, 500, 502, 503, 504)
+STATUSES = (*SUCCESSES, 302, 303, 400, 401, 402, 403, 404, 408, 409, 418, 422, 424, 425, 429, 460, 500, 502, 503, 504)
 NUMBERS = ("0", "-1", "1", "6", "7", "1.5", "1e300", "NaN", "1" + "0" * 30)
 LEAVES = ("null", "true", "false", *NUMBERS, '""', '"x"', '"1"', '"../x"', "[]", "{}", "[[]]", '{"a": null}')
 URLS = ('"https://evil.example/x"', '"http://127.0.0.1:9/prefix/x"', '"//evil.example"', '"file:///etc/passwd"')
