@@ -27,6 +27,7 @@ class Pruning:
         """Delete one batch of each kind; at once again while there was more."""
         if self._clock.monotonic() < self._due:
             return False
+        chunks = await self._store.prune_files(FILE_CHUNKS)  # first: what was deleted by hand makes room soonest
         now, settings = self._clock.now(), self._settings
         deleted = await self._store.prune(
             attempts_before=now - settings.retention_attempts_days * DAY_MS,
@@ -35,7 +36,6 @@ class Pruning:
             jobs_before=now - settings.retention_jobs_days * DAY_MS,
             limit=BATCH,
         )
-        chunks = await self._store.prune_files(FILE_CHUNKS)
         if deleted < BATCH and chunks < FILE_CHUNKS:
             self._due = self._clock.monotonic() + EVERY_S
         return deleted + chunks > 0

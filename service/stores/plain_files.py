@@ -29,6 +29,10 @@ class PlainFiles:
     async def write(self, sql: str, *values: Any) -> list[Sequence[Any]]:
         raise NotImplementedError
 
+    async def free(self, sql: str, *values: Any) -> list[Sequence[Any]]:
+        """As `write`, for what makes room where there is none."""
+        return await self.write(sql, *values)
+
     def now(self) -> int:
         raise NotImplementedError
 
@@ -82,7 +86,7 @@ class PlainFiles:
 
     async def delete_file(self, file: int) -> None:
         """Nobody sees it from now on; its bytes go with the next pruning."""
-        await self.write("UPDATE files SET expires_at = 0 WHERE num = $1", file)
+        await self.free("UPDATE files SET expires_at = 0 WHERE num = $1", file)
 
     async def prune_files(self, chunks: int) -> int:
         """Delete up to so many chunks of files that have expired, and the files that have none left; how many rows."""
@@ -95,7 +99,7 @@ class PlainFiles:
             "DELETE FROM files WHERE num IN (SELECT f.num FROM files f WHERE f.expires_at <= $1 AND NOT EXISTS"
             " (SELECT 1 FROM file_chunks c WHERE c.file = f.num) LIMIT $2) RETURNING num"
         )
-        return len(await self.write(expired, now, chunks)) + len(await self.write(empty, now, chunks))
+        return len(await self.free(expired, now, chunks)) + len(await self.free(empty, now, chunks))
 
     # -- outputs
 

@@ -344,7 +344,7 @@ class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
 
     async def erase_content(self, job: Job) -> None:
         """Erase input, outputs and bodies; what happened and when stays."""
-        await self._files.commit(self._erase_content, [job])
+        await self._files.commit_freeing(self._erase_content, [job])
 
     def _erase_content(self, jobs: list[Job]) -> list[None]:
         for job in self._load_jobs(job.num for job in jobs).values():
@@ -360,7 +360,8 @@ class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
     ) -> int:
         """Delete up to `limit` rows of each kind past their retention; how many. `unknown` jobs are never deleted."""
         befores = {"attempts": attempts_before, "callbacks": callbacks_before, "held": held_before, "jobs": jobs_before}
-        return int((await self._files.commit(self._prune, [{**befores, "limit": limit, "now": self.now()}]))[0])
+        asked = {**befores, "limit": limit, "now": self.now()}
+        return int((await self._files.commit_freeing(self._prune, [asked]))[0])
 
     def _prune(self, items: list[dict[str, int]]) -> list[int]:
         return [sum(self._execute(sql, values).rowcount for sql in PRUNE) for values in items]

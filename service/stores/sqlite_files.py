@@ -23,6 +23,7 @@ from service.errors import LockHeld, SchemaTooNew, StoreUnavailable
 from service.stores.group_commit import GroupCommit, Outcome, Verb, run_grouped, run_singly
 from service.stores.migrations import migrations
 from service.stores.sqlite_clock import LOOK_EVERY_S, Moment, SteadyClock
+from service.stores.sqlite_reserve import STEPS, Reserve
 
 T = TypeVar("T")
 Connect = Callable[..., sqlite3.Connection]
@@ -31,6 +32,7 @@ READERS = 2
 BUSY_MS = 5_000  # how long another process (keys create, doctor) may hold the write lock
 WAL_TRIES = 50
 WAL_PAGES = 4_000  # checkpoint at about 16 MB
+FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}  # ENOSPC; what else keeps a file from growing
 UNAVAILABLE = {
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_BUSY,
@@ -53,6 +55,7 @@ class Files:
         self._looked_at = float("-inf")  # when the kept time was looked at last
         self._opened: list[sqlite3.Connection] = []
         self._group = GroupCommit(self._commit_in_writer)
+        self._reserve = Reserve(path)
         self._lock: int | None = None
         self.rolled_back: Callable[[], None] = lambda: None  # what was read in a transaction that is undone
         self.db: sqlite3.Connection  # the writer's; used on its thread alone
@@ -96,6 +99,27 @@ class Files:
     async def commit(self, verb: Verb, items: Sequence[Any]) -> list[Any]:
         """The verb's results, once they are durable."""
         return await self._group.run(verb, items)
+
+    async def commit_freeing(self, verb: Verb, items: Sequence[Any]) -> list[Any]:
+        """As `commit`, for what makes room: on a disk that is full it has what was kept for that."""
+        for make_room in (self._checkpoint, *[self._reserve.give_up] * STEPS):
+            try:
+                return await self.commit(verb, items)
+            except StoreUnavailable as refused:
+                full = getattr(refused.__cause__, "sqlite_errorcode", 0) & 0xFF in FULL
+                if not full or not await asyncio.get_running_loop().run_in_executor(self._writer, make_room):
+                    raise
+        return await self.commit(verb, items)
+
+    def _checkpoint(self) -> bool:
+        """What is in the database is written over in the log."""
+        with contextlib.suppress(sqlite3.Error):
+            self.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        return True
+
+    async def keep_reserve(self) -> None:
+        """Room for deletions from now on, where there is some."""
+        await asyncio.get_running_loop().run_in_executor(self._writer, self._reserve.keep)
 
     async def read(self, sql: str, values: Sequence[Any]) -> list[Any]:
         """All rows of one query with `$n` placeholders."""

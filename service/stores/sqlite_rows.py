@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from service.ids import row_id
-from service.models import DueDelivery, Endpoint, Job, Target
+from service.models import DueDelivery, Endpoint, File, Job, Target
 from service.states import Work
 from service.stores import Plan
 from service.stores.plain import (
@@ -62,6 +62,13 @@ class SqliteRows(PlainRows):
 
     async def write(self, sql: str, *values: Any) -> list[Sequence[Any]]:
         return list((await self._files.commit(self._write, [(sql, values)]))[0])
+
+    async def free(self, sql: str, *values: Any) -> list[Sequence[Any]]:
+        return list((await self._files.commit_freeing(self._write, [(sql, values)]))[0])
+
+    async def create_file(self, file: File) -> File:
+        await self._files.keep_reserve()
+        return await super().create_file(file)
 
     def _write(self, items: list[tuple[str, Sequence[Any]]]) -> list[list[Any]]:
         return [

@@ -10,6 +10,7 @@ import resource
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 
 from tests.cli.conftest import KEY, VIDEO, World, until
 
+MP4 = b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00"
 BIG = {f"text-{n}": "x" * 490 for n in range(40)}
 
 
@@ -51,9 +53,9 @@ FILLED = Disk(fill, lambda pid, database: (database.parent / "filler").unlink())
 
 
 @contextmanager
-def small_file_system(path: Path) -> Iterator[None]:
+def small_file_system(path: Path, size: str = "6m") -> Iterator[None]:
     path.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(path)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], capture_output=True)
     if mounted.returncode:
         pytest.skip("no file system may be mounted here")
     try:
@@ -117,6 +119,39 @@ def test_a_full_disk_refuses_loses_nothing_and_the_same_process_goes_on(kind: st
         world.api("POST", "/v1/endpoints", {"url": f"{world.subscriber}/", "event_types": ["job.succeeded"]})
         walk(world, disk, service.process.pid, place / "callsheet.db")
         assert service.process.poll() is None, "it was another process in the end"
+
+
+@pytest.mark.parametrize("at_once", [1, 6])
+def test_a_full_disk_lets_be_deleted_what_takes_room(at_once: int, asleep: World) -> None:
+    world, place = asleep, asleep.path / "disk"
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with ExitStack() as ends:
+        ends.enter_context(small_file_system(place, "64m"))
+        world.variables["DATABASE_URL"] = f"sqlite:///{place / 'callsheet.db'}"
+        service = ends.enter_context(world.listening("serve", "--port", world.port))
+        http = ends.enter_context(httpx2.Client(base_url=world.url, headers=headers, timeout=60))
+
+        def uploaded() -> httpx2.Response:
+            return http.post("/v1/files", files={"file": ("a.mp4", MP4 + bytes(3_000_000), "video/mp4")})
+
+        job = submit(world, "early").json()["id"]
+        until(lambda: world.api("GET", f"/v1/jobs/{job}")["status"] == "succeeded")
+        names = [uploaded().json()["id"] for _ in range(6)]
+        fill(service.process.pid, place / "callsheet.db")
+        until(lambda: uploaded().status_code == 503)
+        fill_the_rest(world, {})
+        until(lambda: ready(world).status_code == 503)  # what is left takes a few small writes
+        with ThreadPoolExecutor(at_once) as pool:
+            gone = list(pool.map(lambda name: http.delete(f"/v1/files/{name}").status_code, names))
+        assert gone == [204] * 6
+        assert http.delete(f"/v1/jobs/{job}/content").status_code == 204
+        assert [http.get(f"/v1/files/{name}").status_code for name in names] == [404] * 6
+        service.process.kill()
+        service.process.wait()
+        with closing(sqlite3.connect(place / "callsheet.db")) as db:
+            marks = ", ".join("?" * 6)
+            left = f"SELECT count(*) FROM files WHERE id IN ({marks}) AND expires_at > 0"
+            assert db.execute(left, names).fetchone() == (0,)
 
 
 def walk(world: World, disk: Disk, pid: int, database: Path) -> None:
