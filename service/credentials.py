@@ -148,9 +148,10 @@ class Credentials:
             await self._reread()
 
     async def _reread(self) -> None:
-        """Take what was touched since the last time."""
+        """Take what was touched since the last time; since now, where the clock was set back behind that."""
         self._read_at = self._clock.monotonic()
-        for row in await self._store.credentials(max(0, self._newest - OVERLAP_MS)):
+        since = min(self._newest, self._clock.now()) - OVERLAP_MS
+        for row in await self._store.credentials(max(0, since)):
             self._newest = max(self._newest, row.updated_at)
             self._take(row)
 

@@ -20,6 +20,7 @@ from service import providers
 from service.accepting import Submit
 from service.app import Service, build
 from service.clock import SystemClock
+from service.sealed import CredentialSecrets
 from service.settings import load
 from service.signatures import TOLERANCE_S
 from tests.stores import server
@@ -290,3 +291,26 @@ async def test_a_submit_and_its_reads_go_on_when_the_wall_clock_was_set_back(
         found = await service.context.store.job_by_number(job.num)
     assert found is not None and found.status == "succeeded"
     assert await charges(sandbox) == 1
+
+
+def secrets(api_key: str) -> CredentialSecrets:
+    return CredentialSecrets(api_key=api_key, base_url="https://peakmv.example")
+
+
+@pytest.mark.parametrize("by", [-DAY, -365 * DAY])
+async def test_another_process_sees_a_changed_credential_when_the_wall_clock_was_set_back(
+    by: float, tmp_path: Path
+) -> None:
+    clock, more = WrongClock(0), {"CALLSHEET_PEAKMV_API_KEY": "of-the-settings"}
+    async with alone(tmp_path, clock, **more) as worker:
+        api = await build(worker.context.settings, role="api", clock=clock)
+        tenant = (await api.context.accounts.tenant("default")).num
+        await api.context.accounts.credentials.put(tenant, "peakmv", secrets("first"))
+        num = (await api.context.accounts.credential(tenant, "peakmv")).num
+        assert (seen := await worker.context.accounts.credential_by_number(num)) is not None and seen.api_key == "first"
+        clock.by += by
+        await api.context.accounts.credentials.put(tenant, "peakmv", secrets("second"))
+        await api.close()
+        async with asyncio.timeout(30):
+            while (seen := await worker.context.accounts.credential_by_number(num)) is None or seen.api_key != "second":  # noqa: ASYNC110
+                await asyncio.sleep(0.1)

@@ -32,7 +32,11 @@ _HURRY = (
     "UPDATE jobs SET due_at = $2 WHERE credential = $1 AND work IN ('submit', 'poll') AND lease IS NULL AND due_at > $2"
     " AND (work = 'submit' OR (status = 'processing' AND reason IS NOT NULL)) RETURNING num"
 )
-_PROVE = "UPDATE credentials SET on_trial = 0 WHERE num = $1 AND on_trial = 1 AND resumed_at <= $2 RETURNING num"
+# A time that is yet to come was written before the clock was set back: nobody knows which of the two was first.
+_PROVE = (
+    "UPDATE credentials SET on_trial = 0 WHERE num = $1 AND on_trial = 1 AND (resumed_at <= $2 OR resumed_at > $3)"
+    " RETURNING num"
+)
 # Who is leased is due when the lease ends; work that is due by now is in nobody's hands.
 _RUNNING = (
     "SELECT (SELECT COUNT(*) FROM jobs WHERE credential = $1 AND status IN ('submitting', 'processing'))"
@@ -88,7 +92,7 @@ class PlainCredentials:
 
     async def prove_credential(self, num: int, sent_at: int) -> bool:
         """A submit that left at that time was accepted under it. False where that ends no trial."""
-        return bool(await self.write(_PROVE, num, sent_at))
+        return bool(await self.write(_PROVE, num, sent_at, self.now()))
 
     async def move_queued(self, before: int, after: int) -> int:
         """What waits under one credential waits under another from now on; what is being sent stays. How many moved."""

@@ -82,7 +82,7 @@ CLAIM_OPEN = CLAIM.replace(
 LEASE = "UPDATE jobs SET lease = $1, due_at = $2 WHERE num = ANY($3::bigint[])"
 PAUSE = (
     "UPDATE credentials SET paused_at = $1, paused_reason = $2, on_trial = 0 WHERE num = $3 AND paused_at IS NULL"
-    " AND (resumed_at IS NULL OR resumed_at <= $4)"
+    " AND (resumed_at IS NULL OR resumed_at <= $4 OR resumed_at > $1)"  # the last: the clock was set back
 )
 
 

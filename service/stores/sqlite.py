@@ -298,9 +298,9 @@ class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
     ) -> list[DueDelivery] | None:
         sql = (
             "UPDATE credentials SET paused_at = ?, paused_reason = ?, on_trial = 0 WHERE num = ? AND paused_at IS NULL"
-            " AND (resumed_at IS NULL OR resumed_at <= ?)"
+            " AND (resumed_at IS NULL OR resumed_at <= ? OR resumed_at > ?)"  # the last: the clock was set back
         )
-        if not self._execute(sql, (self.now(), reason, credential.num, sent_at)).rowcount:
+        if not self._execute(sql, (self.now(), reason, credential.num, sent_at, self.now())).rowcount:
             return None
         return self._publish_one(credential.tenant, said, None)[1]
 

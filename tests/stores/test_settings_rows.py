@@ -146,6 +146,18 @@ async def gate(world: World) -> tuple[str | None, int | None, bool] | None:
     return rows.get(world.credential)
 
 
+@pytest.mark.parametrize("back", [60_000, 86_400_000, 365 * 86_400_000])
+async def test_a_trial_goes_on_when_the_clock_was_set_back_since_it_began(world: World, back: int) -> None:
+    """Which of the two was first, nobody knows: neither a refusal nor an acceptance is lost by it."""
+    assert await refused(world, START)
+    await world.store.resume_credential(world.credential)
+    world.clock.at -= back
+    assert await refused(world, world.clock.at)
+    await world.store.resume_credential(world.credential)
+    world.clock.at -= back
+    assert await world.store.prove_credential(world.credential, world.clock.at)
+
+
 async def test_a_refused_credential_is_paused_once_then_on_trial_until_a_submit_is_accepted(world: World) -> None:
     assert await gate(world) is None
     assert [await refused(world, START), await refused(world, START)] == [True, False]
