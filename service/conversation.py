@@ -127,7 +127,7 @@ class Conversations:
                 deadline = _deadline(request, charging_s, lease)
                 try:
                     await lease.reach(deadline + MARGIN_S + BEGIN_S)
-                    if request.charges and (begin is None or not await begin(request)):
+                    if request.charges and (begin is None or not await begin(told.without_echo(request))):
                         raise Stopped
                 except StoreUnavailable:
                     reply: Reply | NotNow | Unknown = NotNow(reason=NOT_ASKED)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
+from msgspec.structs import replace
+
 from service.errors import Refusal
 from service.masking import Masks
 from service.models import Credential
@@ -39,6 +41,10 @@ class Told:
     def kept_out(self, verdict: V) -> V:
         """The verdict as it may be stored, logged, announced and shown."""
         return Masks(self._secrets).inside(verdict) if self._repeated else verdict
+
+    def without_echo(self, request: Request) -> Request:
+        """The request as it is written down: what it keeps of earlier replies is the provider's words, too."""
+        return replace(request, keep=self.kept_out(request.keep)) if self._repeated else request
 
     def kept_out_of(self, error: Exception) -> None:
         """Its text, too, is logged or shown."""

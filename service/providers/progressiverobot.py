@@ -400,7 +400,7 @@ def _is_account(path: str) -> bool:
     """Below `/api` as at the root, with whatever decorates the name."""
     parts = [re.sub(r"[^\w-].*", "", part) for part in path.split("/")[1:]]
     below_api = parts[:1] == ["api"]
-    root = parts[below_api] if len(parts) > below_api else ""
+    root = next((part for part in parts[below_api:] if not re.fullmatch("v[0-9]+", part)), "")
     if below_api and root in PLAIN:
         return False
     return root in ACCOUNT or is_account_path(path)
