@@ -324,9 +324,8 @@ class PlainRows(PlainCredentials, PlainFiles, PlainMoney, PlainReconcile):
         )
 
     def _ahead(self) -> int:
-        """By how much due times are ahead of the wall clock; two readings of clocks that agree differ by nothing."""
-        ahead = self.due() - self.now()
-        return ahead if abs(ahead) >= AGREE_MS else 0
+        """By how much due times are ahead of the wall clock, in whole seconds: what is shown of one stays the same."""
+        return round((self.due() - self.now()) / 1000) * 1000
 
     async def attempts(self, delivery: int) -> list[Attempt]:
         sql = _ATTEMPT_COLUMNS + " FROM attempts a WHERE a.delivery = $1 ORDER BY a.num"
@@ -431,7 +430,6 @@ class PlainRows(PlainCredentials, PlainFiles, PlainMoney, PlainReconcile):
         await self.write(sql, key, value)
 
 
-AGREE_MS = 1_000  # two clocks that are read at different moments, or are slewed apart, agree to that
 _TENANTS = "SELECT num, name, created_at, secrets, endpoints_version FROM tenants"
 _ENDPOINTS = f"SELECT {', '.join(ENDPOINT_COLUMNS)} FROM endpoints"  # noqa: S608 - fixed names
 _NOTES = "SELECT at, kind, data FROM notes WHERE job = $1 ORDER BY num"

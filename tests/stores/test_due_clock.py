@@ -9,6 +9,7 @@ import pytest
 from service.facts import NotNow
 from service.models import Credential, Job
 from service.states import DeliveryStatus, Source, Work
+from service.stores import copying
 from tests.stores.world import (
     DAY,
     FAILED,
@@ -225,6 +226,39 @@ async def test_shown_times_keep_to_the_wall_clock(step: int, tmp_path: Path) -> 
         later, _ = await world.store.publish(world.tenant, said("job.succeeded"), None)
         assert later.created_at == world.clock.at
         assert (await world.queued()).created_at == world.clock.at
+
+
+@pytest.mark.parametrize("step", [0, -DAY, YEAR])
+async def test_what_is_shown_stays_the_same_while_it_waits(step: int, tmp_path: Path) -> None:
+    """The two clocks are read one after the other."""
+    async with opened("sqlite", tmp_path, clock=HurryingClock()) as world:
+        waiting = Waiting()
+        await waiting.begin(world)
+        world.clock.at += step
+        shown = [await world.store.delivery(world.tenant, waiting.delivery) for _ in range(9)]
+        assert len({one.due_at for one in shown if one is not None}) == 1
+
+
+@pytest.mark.parametrize("step", [-YEAR, -DAY, DAY, YEAR])
+async def test_a_copy_falls_due_by_its_own_clock(step: int, tmp_path: Path) -> None:
+    waiting = Waiting()
+    async with opened("sqlite", tmp_path) as world:
+        await waiting.begin(world)
+        world.clock.at += step
+        world.clock.forward(11)
+        await world.queued()
+    now = ManualClock(START + step + 11_000)
+    source = await copying.open_source(f"sqlite:///{tmp_path / 'callsheet.db'}", clock=now)
+    (tmp_path / "copy").mkdir()
+    target = await copying.open_target(f"sqlite:///{tmp_path / 'copy' / 'callsheet.db'}", clock=now)
+    try:
+        await copying.copy(source, target, prove=lambda canary: None, tell=lambda *batch: None)
+    finally:
+        await source.close()
+        await target.close()
+    async with opened("sqlite", tmp_path / "copy", clock=ManualClock(now.at)) as world:
+        world.clock.forward(60)
+        assert await waiting.are_due(world)
 
 
 @pytest.mark.parametrize("ahead", [DAY, YEAR])
