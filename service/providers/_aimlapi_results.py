@@ -15,13 +15,15 @@ CREDITS, DOLLARS = "credits", "USD"
 KEPT_BYTES = 1024 * 1024  # of media inside a reply: they become part of the job, which is always read as a whole
 WHOLE_BYTES = 256 * 1024  # of a reply that is kept as it is: no event carries more
 
-# Where the documents' samples have a result. Some image models name the same one twice.
+# Where the documents' samples, and public clients, have a result; beside these in `output.choices`. Some image models
+# name the same one twice.
 PLACES = ("video", "videos", "audio_file", "audio", "images", "image", "data")
 BULKY = frozenset({*PLACES, "result", "output"})
 SUBTITLES = frozenset({"text/vtt", "application/x-subrip"})
 MODERATED_TYPES = frozenset({"content_policy_violation", "ModerationError"})  # of a problem, as vendors type it
 VALIDATION_NAMES = frozenset({"validationerror", "validation_error"})
 BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
+DATA_URI = re.compile(r"data:image/[\w.+-]{1,40};base64,", re.A)
 BASE64_STARTS = {"iVBOR": "image/png", "/9j/": "image/jpeg", "UklGR": "image/webp", "R0lGOD": "image/gif"}
 LIFE = re.compile(r"[0-9]{1,7}")
 SIGNED_AT = re.compile(r"[0-9]{8}T[0-9]{6}Z")
@@ -135,8 +137,9 @@ def moderated(problems: Any) -> bool:
 
 
 def _items(said: Json) -> Iterator[Json]:
-    for place in PLACES:
-        value = said.get(place)
+    output = said.get("output")
+    choices = output.get("choices") if isinstance(output, dict) else None
+    for value in (*(said.get(place) for place in PLACES), choices):
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, dict):
                 yield item
@@ -179,8 +182,10 @@ def _size(value: Any) -> int | None:
 
 def _data_uri(item: Json) -> tuple[str | None, str | None]:
     """A result that stands in the reply: a picture in base64, or (music-01) sound in hexadecimal digits."""
-    picture, sound = item.get("b64_json"), item.get("audio")
-    if isinstance(picture, str) and len(picture) % 4 == 0 and BASE64.fullmatch(picture):
+    picture, sound = item.get("b64_json") or item.get("image_base64"), item.get("audio")
+    if isinstance(picture, str) and (inner := DATA_URI.match(picture)):
+        picture = picture[inner.end() :]
+    if isinstance(picture, str) and picture and len(picture) % 4 == 0 and BASE64.fullmatch(picture):
         known = (kind for start, kind in BASE64_STARTS.items() if picture.startswith(start))
         kind = next(known, "image/png")
         return f"data:{kind};base64,{picture}", kind

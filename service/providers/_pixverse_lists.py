@@ -20,6 +20,7 @@ USAGE_PAGES = 50
 OLDEST_MS = 180 * 86_400_000  # six months in 30 days each
 ID_FIELDS = ("video_id", "image_id")  # a bare `id` may be the billing row's own
 TIME_FIELDS = ("create_time", "created_at", "create_at", "time")
+CREATED_AS = {"image_to_image": "image_template"}  # a row's `creation_type` where it is no operation's name
 LIST_ROWS = 100
 LIST_PAGES = 20
 LIST_FIELDS = ("data", "items", "list", "templates", "effects", "restyle_list")
@@ -92,7 +93,7 @@ def history_rows(rows: Sequence[Json], operations: Mapping[str, Operation]) -> l
 def _history_row(named: str, lines: Rows, operations: Mapping[str, Operation]) -> HistoryRow:
     charge = next((line for line in lines if line.get("credits_status") != "refund"), lines[0])
     carried = [trace for line in lines for trace in traces(line) if isinstance(trace, str) and trace]
-    kind = charge.get("creation_type")
+    kind = CREATED_AS.get(str(charge.get("creation_type")), charge.get("creation_type"))
     return HistoryRow(
         provider_job_id=named,
         at=_at(charge),

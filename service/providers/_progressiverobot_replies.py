@@ -16,7 +16,8 @@ from service.providers._progressiverobot_money import MODELS
 from service.providers._progressiverobot_tiers import TIERS, title
 from service.providers._reading import (
     AMBIGUOUS,
-    MAX_QUOTED_CHARS,
+    DONE_WORDS,
+    FAILED_WORDS,
     URL,
     decimal_text,
     header_wait,
@@ -25,6 +26,7 @@ from service.providers._reading import (
     number,
     on_origin,
     path_part,
+    plain_word,
     read_json,
     seconds,
     text_of,
@@ -44,7 +46,7 @@ TITLE = "Progressive Robot"
 COMPLETED, FAILED = "completed", "error"
 CANCELED = frozenset({"cancelled", "canceled"})
 QUEUED = frozenset({"queued", "pending", "waiting"})
-NOT_OVER = QUEUED | {"processing", "running", "in_progress", "started", "generating", "accepted", "submitted"}
+NOT_OVER = QUEUED | {"processing", "running", "inprogress", "started", "generating", "accepted", "submitted"}
 
 # Where files are downloaded. GIFs, frames and 3D models have no place of their own in the documents.
 PLACES = {
@@ -196,7 +198,8 @@ def _taken(call: Call, operation: Operation, said: Any) -> Accepted | Done | Non
     if listed is not None and operation.output in ("frames", "text"):
         flat, listed = {"filenames" if operation.output == "frames" else "shots": listed}, None
     ids = _ids(listed) if listed is not None else _job_ids(flat, word)
-    if ids and (len(ids) > 1 or word not in (COMPLETED, FAILED, *CANCELED)):
+    done = word == COMPLETED and bool(outputs(call, operation, flat))  # else the submit's own success
+    if ids and (len(ids) > 1 or not (done or word == FAILED or word in CANCELED)):
         beyond = {name: value for name, value in flat.items() if name not in BOOKKEEPING} or None
         return Accepted(provider_job_ids=ids, cost=_cost(flat, "quoted"), provider_data=beyond)
     if ids:
@@ -225,7 +228,7 @@ def _ids(rows: list[Any]) -> tuple[str, ...]:
 
 
 def status_word(reply: Reply) -> tuple[Json, str]:
-    """The reply's fields and its status in small letters; "" where there is none."""
+    """The reply's fields and its status as words are compared; "" where there is none."""
     said = _flat(read_json(reply.body))
     return said, _word(said)
 
@@ -241,8 +244,10 @@ def read_update(call: Call, operation: Operation, said: Json, word: str) -> Upda
     if word == FAILED:
         error = _failure(said)
         return Update(status=JobStatus.FAILED, error=error, cost=cost, provider_status=shown, provider_data=said)
+    other = word not in NOT_OVER and word != COMPLETED  # a word that nobody documented, and perhaps the end
     return Update(
         status=JobStatus.PROCESSING,
+        outputs=outputs(call, operation, said) if other else (),
         progress=_progress(said.get("progress")),
         queue_position=position_of(said),
         provider_status=shown,
@@ -274,8 +279,12 @@ def _progress(value: Any) -> float | None:
 
 
 def _word(said: Json) -> str:
-    word = said.get("status")
-    return word.strip().lower()[:MAX_QUOTED_CHARS] if isinstance(word, str) else ""
+    word = plain_word(said.get("status"))
+    if word in DONE_WORDS:
+        return COMPLETED
+    if word in FAILED_WORDS:
+        return FAILED
+    return word
 
 
 def _flat(said: Any) -> Json:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from msgspec.structs import replace
+
 from service.errors import Invalid, Unavailable
 from service.facts import (
     Accepted,
@@ -59,6 +61,9 @@ from service.providers._aimlapi_results import (
     raw_audio,
 )
 from service.providers._reading import (
+    CANCELED_WORDS,
+    DONE_WORDS,
+    FAILED_WORDS,
     decimal_text,
     header_wait,
     id_text,
@@ -67,16 +72,16 @@ from service.providers._reading import (
     on_origin,
     path_part,
     path_parts,
+    plain_word,
     text_of,
     whole,
 )
 from service.providers._refusals import failed_in_success, not_accepted
 from service.states import ErrorCode, JobStatus, Json
 
-# The schema knows `completed` and `error`; seven pages' samples end with `succeeded`. Any other word is under way:
-# queued, generating, waiting, active, processing, and what a vendor may add.
-SUCCEEDED = frozenset({"completed", "succeeded"})
-FAILED = frozenset({"error", "failed"})
+# The schema knows `completed` and `error`, seven pages' samples end with `succeeded`, and public clients take more for
+# an end; a word that is none of these, nor an end, may be a vendor's.
+UNDER_WAY = frozenset({"queued", "generating", "waiting", "active", "processing"})
 PATIENCE_MS = 1_000_000  # the longest of the sample clients waits 1000 s; so long `completed` may lack its result
 
 SHAPE = ("statusCode", "requestId", "path", "timestamp")  # of an error, beside `message`
@@ -328,6 +333,8 @@ def _read_success(operation: Operation, reply: Reply) -> Accepted | Done | None:
     said, named = read_object(reply.body), reply.headers.get("x-inference-id")
     update = _update(said, _found(operation, reply, said), reply)
     ids = [found for found in map(id_text, (*_ids(said), named)) if found][:1]
+    if operation.immediate and update.outputs:  # whatever its word: there is no other reply to wait for
+        update = replace(update, status=JobStatus.SUCCEEDED)
     if update.status != JobStatus.PROCESSING:
         return Done(update=update, provider_job_ids=tuple(ids))
     if operation.immediate or not ids:
@@ -391,7 +398,7 @@ def _is_empty(verdict: StatusVerdict) -> bool:
     """Whether it is said to be done, and there is no result."""
     if not isinstance(verdict, Update) or verdict.status != JobStatus.PROCESSING:
         return False
-    return (verdict.provider_status or "").strip().lower() in SUCCEEDED
+    return plain_word(verdict.provider_status) in DONE_WORDS
 
 
 def _gave_nothing(verdict: StatusVerdict) -> Update:
@@ -407,13 +414,18 @@ def _gave_nothing(verdict: StatusVerdict) -> Update:
 def _update(said: Json, found: Found, reply: Reply) -> Update:
     """What a reply says of the work. Where results come at once there is no word for it, only the result."""
     word = text_of(said.get("status")) or ""
-    state = word.strip().lower()
-    done = state in SUCCEEDED or not state
+    state = plain_word(word)
+    done = state in DONE_WORDS or not state
     error, status = None, JobStatus.SUCCEEDED
-    if state in FAILED:
+    if state in FAILED_WORDS or state in CANCELED_WORDS:
         error, status = failure(said, word), JobStatus.FAILED
     elif done and found.left_out and not found.outputs:
         error, status = _too_large(found.left_out), JobStatus.FAILED
+    elif not done and state not in UNDER_WAY and found.outputs:  # kept and shown: it may be the end
+        data = kept(said, len(reply.body)) or None
+        return Update(
+            status=JobStatus.PROCESSING, outputs=found.outputs, provider_status=word or None, provider_data=data
+        )
     elif not done or not found.outputs:
         return Update(status=JobStatus.PROCESSING, provider_status=word or None)
     return Update(

@@ -37,6 +37,9 @@ from service.providers import (
     read_object,
 )
 from service.providers._reading import (
+    CANCELED_WORDS,
+    DONE_WORDS,
+    FAILED_WORDS,
     MAX_QUOTED_CHARS,
     URL,
     decimal_text,
@@ -46,6 +49,7 @@ from service.providers._reading import (
     on_origin,
     path_part,
     path_parts,
+    plain_word,
     seconds,
     text_of,
 )
@@ -61,6 +65,7 @@ REFUSALS = {400: ErrorCode.INVALID_INPUT, 401: ErrorCode.AUTHENTICATION, 402: Er
 PAUSING = frozenset({401, 402})
 NOT_READ = {401: "authentication", 403: "authentication", 429: "rate_limited"}
 SUBMIT_FIELDS = frozenset({"success", "job_id", "cost_credits"})  # already in our own words
+UNDER_WAY = frozenset({"queued", "processing"})
 STATUS_FIELDS = frozenset({"id", "status"})
 
 
@@ -226,32 +231,36 @@ def _read_status(reply: Reply) -> StatusVerdict:
     if reply.status == 404 and _error_text(said) is not None:
         return NotFound(reason="PeakMV does not know this id")
     word = said.get("status")
-    if reply.status == 200 and isinstance(word, str) and word:
-        return _update(word, said)
+    if reply.status == 200 and (plain_word(word) or text_of(said.get("video_url"))):
+        return _update(word if isinstance(word, str) else "", said)
     fallback = "provider_error" if reply.status >= 500 else "unreadable"
     return NotNow(reason=NOT_READ.get(reply.status, fallback), after_s=_wait_s(reply, said))
 
 
 def _update(word: str, said: Json) -> Update:
-    state = word.lower()
-    if state == "failed":
-        return Update(status=JobStatus.FAILED, error=_failure(said), provider_status=word, provider_data=said)
-    url = said.get("video_url")
-    if state == "ready" and isinstance(url, str) and url:
-        video = Output(url=url, kind="video", duration_s=seconds(said.get("duration_seconds")))
-        return Update(status=JobStatus.SUCCEEDED, outputs=(video,), provider_status=word, provider_data=said)
+    state, shown, url = plain_word(word), word[:MAX_QUOTED_CHARS], said.get("video_url")
+    if state in FAILED_WORDS or state in CANCELED_WORDS:  # it has no cancel: whoever ended it, it failed
+        error = _failure(said, shown)
+        return Update(status=JobStatus.FAILED, error=error, provider_status=shown, provider_data=said)
+    made = isinstance(url, str) and bool(url)
+    video = Output(url=str(url), kind="video", duration_s=seconds(said.get("duration_seconds")))
+    if state in DONE_WORDS and made:
+        return Update(status=JobStatus.SUCCEEDED, outputs=(video,), provider_status=shown, provider_data=said)
     # Any other word, and `ready` before there is a URL, is not an end: the job's deadline bounds it.
     return Update(
-        status=JobStatus.PROCESSING, provider_status=word[:MAX_QUOTED_CHARS], provider_data=_beyond(said, STATUS_FIELDS)
+        status=JobStatus.PROCESSING,
+        outputs=(video,) if made and state not in UNDER_WAY else (),
+        provider_status=shown or None,
+        provider_data=_beyond(said, STATUS_FIELDS),
     )
 
 
-def _failure(said: Json) -> JobError:
+def _failure(said: Json, word: str) -> JobError:
     text = _error_text(said)
     return JobError(
         code=ErrorCode.PROVIDER_ERROR,
         message=f"PeakMV could not make the video: {text or 'it gives no reason'}",
-        provider_code="failed",
+        provider_code=word,
         provider_message=text,
     )
 

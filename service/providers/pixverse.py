@@ -64,8 +64,11 @@ API = "/openapi/v2"
 # By the operation's output: the field that carries a new id, and where its result is asked for.
 RESULTS = {"video": ("video_id", f"{API}/video/result/"), "image": ("image_id", f"{API}/image/result/")}
 USAGE_PATH = f"{API}/account/billing/usage-detail"
-# By `as` of an upload: its path, its form field, and the field of the reply that carries the id.
-UPLOADS = {"image": (f"{API}/image/upload", "image", "img_id"), "media": (f"{API}/media/upload", "file", "media_id")}
+# By `as` of an upload: its path, its form field, and the fields of the reply that may carry the id.
+UPLOADS = {
+    "image": (f"{API}/image/upload", "image", "img_id", "ImgID"),
+    "media": (f"{API}/media/upload", "file", "media_id", "MediaID"),
+}
 UPLOAD_REPEATS = 5
 # Sent as numbers, as which the documents have them; our own ids are texts, and JavaScript's numbers lose digits.
 NUMBERS = frozenset(
@@ -73,7 +76,8 @@ NUMBERS = frozenset(
     " restyle_id agent_id".split()
 )
 
-SUCCEEDED = 1  # 5 (also 2 and 3) is under way; any other number is not known to be an end
+SUCCEEDED = 1
+UNDER_WAY = frozenset({2, 3, 5})  # any other number is not known to be an end
 FAILURES = {
     6: (ErrorCode.PROVIDER_ERROR, "PixVerse deleted the result"),
     7: (ErrorCode.CONTENT_MODERATED, "PixVerse's moderation refused the content"),
@@ -249,7 +253,7 @@ def _get(call: Call, path: str) -> Request:
 
 def _upload(call: Call, use: FileUse) -> Request:
     """`media_type` tells a video from a sound."""
-    path, field, _ = UPLOADS[use.rule.as_]
+    path, field, *_ = UPLOADS[use.rule.as_]
     sound = use.rule.types[:1] != () and use.rule.types[0].startswith("audio/")
     fields = {"media_type": "audio" if sound else "video"} if use.rule.as_ == "media" else {}
     form = Form(files=((field, use.file),), fields=fields)
@@ -286,7 +290,8 @@ def _numbered(name: str, value: Any) -> Any:
 def _uploaded(reply: Reply, use: FileUse) -> int | str | Refused | NotNow:
     """The id of what was uploaded. Nothing is charged yet: whatever went wrong may be tried again."""
     said = read_envelope(reply)
-    found = pixverse_id(said.resp.get(UPLOADS[use.rule.as_][2])) if said is not None and said.code == 0 else None
+    names = UPLOADS[use.rule.as_][2:] if said is not None and said.code == 0 else ()
+    found = next(filter(None, (pixverse_id(said.resp.get(name)) for name in names)), None) if said else None
     if found is not None:
         return int(found) if found.isdigit() else found
     if said is not None and said.code != 0 and 200 <= reply.status < 500:
@@ -384,7 +389,10 @@ def _update(said: Json, kind: str) -> Update | None:
         outputs = (_output(url, said, kind),)
         return Update(status=JobStatus.SUCCEEDED, outputs=outputs, cost=cost, provider_status=word, provider_data=said)
     # Success without a URL, too, is not an end yet: the job's deadline bounds it.
-    return Update(status=JobStatus.PROCESSING, cost=cost, provider_status=word)
+    if status in UNDER_WAY or not isinstance(url, str) or not url:
+        return Update(status=JobStatus.PROCESSING, cost=cost, provider_status=word)
+    shown = (_output(url, said, kind),)
+    return Update(status=JobStatus.PROCESSING, outputs=shown, cost=cost, provider_status=word, provider_data=said)
 
 
 def _failure(status: int, said: Json) -> JobError:
