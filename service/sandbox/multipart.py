@@ -1,6 +1,7 @@
-"""Reads a multipart form that is in memory: enough for the providers' uploads."""
+"""Reads a form that is in memory: enough for the providers' uploads."""
 
 import re
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -40,6 +41,10 @@ def read_form(content_type: str, body: bytes) -> dict[str, Part]:
 
 def read_parts(content_type: str, body: bytes) -> list[Part]:
     """All parts that have a name, in their order; a name may come more than once."""
+    if content_type.lower().startswith("application/x-www-form-urlencoded"):
+        return [
+            Part(f'; name="{name}"'.encode(), text.encode()) for name, text in parse_qsl(body.decode(errors="replace"))
+        ]
     found = BOUNDARY.search(content_type)
     if not content_type.lower().startswith("multipart/form-data") or found is None:
         return []

@@ -37,7 +37,7 @@ class Uploads:
         self.kinds: dict[int, str] = {}
 
     async def image(self, request: Request) -> Response:
-        """An image by multipart field `image`, or by `image_url`."""
+        """An image by the form's field `image`, or by `image_url`."""
         if refused := self.desk.not_allowed(request):
             return refused
         form = read_form(request.headers.get("content-type", ""), await request.body())
@@ -49,7 +49,7 @@ class Uploads:
         return success({"img_id": image_id, "img_url": f"{self.desk.origin(request)}/media/{image_id}.png"})
 
     async def media(self, request: Request) -> Response:
-        """A video or a sound by multipart field `file`, or by `file_url`."""
+        """A video or a sound by the form's field `file`, or by `file_url`."""
         if refused := self.desk.not_allowed(request):
             return refused
         form = read_form(request.headers.get("content-type", ""), await request.body())
@@ -95,11 +95,11 @@ def ids_in(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def image_problem(content: bytes) -> int | None:
     """The code for what is wrong with an image: JPG, PNG or WebP, below 20 MB, at most 10,000 pixels a side."""
     if len(content) >= IMAGE_BYTES:
-        return 500031
+        return 500030
     if content.startswith(b"\x89PNG") and len(content) >= 24:
         sides = int.from_bytes(content[16:20]), int.from_bytes(content[20:24])
         if content[12:16] == b"IHDR" and max(sides) > IMAGE_PIXELS:
-            return 500031
+            return 500030
     starts = (b"\x89PNG", b"\xff\xd8\xff")
     return None if content.startswith(starts) or (content[:4] == b"RIFF" and content[8:12] != b"WAVE") else 500032
 

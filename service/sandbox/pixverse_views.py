@@ -19,6 +19,7 @@ ERRORS = {
     400013: "invalid binding request: incorrect parameter type or value",
     400017: "invalid parameter",
     500008: "requested data not found",
+    500030: "image size cannot exceed 20 MB or 10000 pixels",
     500031: "invalid file: it exceeds the limits of size",
     500032: "invalid image format",
     500033: "invalid media format",

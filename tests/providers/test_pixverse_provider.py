@@ -16,6 +16,8 @@ from service.errors import Invalid, SignatureRefused
 from service.providers import Call, Reply, Request
 from service.providers.pixverse import provider
 
+from . import cases
+
 SECRET = "test-secret"
 NOW = 1_800_000_000
 NONCE = "0123456789abcdef0123456789abcdef"
@@ -274,13 +276,6 @@ def test_fusion_takes_as_many_references_as_the_model_may(model: str, most: int)
     assert refused.value.param == "input.image_references.0.ref_name"
 
 
-def test_callbacks_are_asked_for_only_where_they_are_documented() -> None:
-    called_back = {name for name, row in provider.operations.items() if row.callback}
-    assert called_back == {"text_to_video", "image_to_video", "template"}
-    paths = {provider.operations[name].path for name in called_back}
-    assert paths == {"/openapi/v2/video/text/generate", "/openapi/v2/video/img/generate"}
-
-
 def test_price_is_known_for_v5_of_5_seconds_alone() -> None:
     row = provider.operations["text_to_video"]
     for quality, amount in (("360p", "45"), ("540p", "45"), ("720p", "60"), ("1080p", "120")):
@@ -293,3 +288,39 @@ def test_price_is_known_for_v5_of_5_seconds_alone() -> None:
 def test_what_the_documents_contradict_themselves_about_is_left_to_pixverse() -> None:
     given = {"prompt": "x" * 6000, "model": "v99", "duration": 60, "quality": "4320p", "aspect_ratio": "1:2"}
     provider.operations["text_to_video"].validate(given)
+
+
+CALLED_BACK = (
+    "text_to_video image_to_video template transition lip_sync extend sound_effect fusion restyle multi_transition swap"
+    " mimic modify upscale".split()
+)
+SWAP = {"source_video_id": 1, "img_id": 2, "quality": "540p"}
+FUSION = {"prompt": "a cat", "model": "v6", "duration": 0, "quality": "540p", "aspect_ratio": "16:9"}
+
+
+@pytest.mark.parametrize("operation", sorted(provider.operations))
+def test_every_endpoint_that_the_page_on_webhooks_names_is_told_whom_to_call(operation: str) -> None:
+    ids = json.dumps({"ErrCode": 0, "Resp": {"img_id": 1, "media_id": 2}}).encode()
+
+    def uploaded(_: Request) -> Reply:
+        return Reply(status=200, headers={}, body=ids)
+
+    call = cases.a_call(provider, {**cases.example_call("pixverse", operation), "callback_id": "wh-1"})
+    _, asked = cases.drive(provider.submit(call), uploaded)
+    request = next(request for request in asked if request.charges)
+    assert ("webhook_id" in json.loads(request.body)) == (operation in CALLED_BACK)
+
+
+@pytest.mark.parametrize(
+    ("operation", "given"),
+    [
+        ("swap", SWAP),
+        ("swap", {**SWAP, "keyframe_id": 1}),
+        ("fusion", {**FUSION, "video_references": [{"img_id": 1}]}),
+        ("fusion", {**FUSION, "image_references": [{"img_id": 1}], "duration": 5}),
+        ("multi_transition", {"multi_transition": [{"img_id": 1, "duration": 5}, {"img_id": 2, "duration": 0}],
+                              "model": "v5", "quality": "540p"}),
+    ],
+)  # fmt: skip
+def test_what_the_guide_calls_optional_is(operation: str, given: dict[str, Any]) -> None:
+    provider.operations[operation].validate(given)

@@ -204,8 +204,8 @@ def upload(sandbox: Sandbox, path: str, field: str, content: bytes, **fields: st
 
 def test_uploads_are_checked_for_form_and_size(sandbox: Sandbox) -> None:
     wide = PNG[:8] + b"\x00\x00\x00\rIHDR" + (10_001).to_bytes(4) + (1).to_bytes(4) + bytes(9)
-    assert refused(upload(sandbox, "image/upload", "image", wide)) == 500031
-    assert refused(upload(sandbox, "image/upload", "image", PNG + bytes(20_000_000))) == 500031
+    assert refused(upload(sandbox, "image/upload", "image", wide)) == 500030
+    assert refused(upload(sandbox, "image/upload", "image", PNG + bytes(20_000_000))) == 500030
     assert refused(upload(sandbox, "image/upload", "image", b"RIFF\x00\x00\x00\x00WAVE")) == 500032
     assert upload(sandbox, "image/upload", "image", b"RIFF\x00\x00\x00\x00WEBP").json()["ErrCode"] == 0
     assert refused(upload(sandbox, "media/upload", "file", b"\xff\xfb", media_type="video")) == 500033
@@ -292,3 +292,34 @@ def test_usage_detail_carries_the_trace_unless_told_otherwise(sandbox: Sandbox) 
     sandbox.control("PUT", "pixverse/account", usage_trace_id=False)
     sandbox.text_to_video(trace="t-3")
     assert "t-3" not in {row.get("trace_id") for row in items()} and len(items()) == 3
+
+
+AVATAR = {"img_id": 1, "quality": "540p", "audio_media_id": 2}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("image/upload", {"image_url": "https://example.com/a.png"}),
+        ("media/upload", {"file_url": "https://example.com/a.mp4"}),
+        ("media/upload", {"file_url": "https://example.com/a.mp3", "media_type": "audio"}),
+    ],
+)
+def test_upload_by_url_in_an_urlencoded_form(sandbox: Sandbox, path: str, fields: dict[str, str]) -> None:
+    said = sandbox.pixverse("POST", path, data=fields).json()
+    assert said["ErrCode"] == 0 and said["Resp"].keys() & {"img_id", "media_id"}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("video/transition/generate", {"first_frame_img": 1, "last_frame_img": 2, **MINIMAL}),
+        ("video/upscale/generate", {"source_video_id": 1}),
+        ("video/swap/generate", {"source_video_id": 1, "img_id": 2, "quality": "540p"}),
+        ("video/fusion/generate", {**MINIMAL, "video_references": [{"img_id": 1}], "duration": 0}),
+    ],
+)
+def test_every_documented_endpoint_takes_a_webhook_id(sandbox: Sandbox, path: str, fields: dict[str, Any]) -> None:
+    sandbox.control("PUT", "pixverse/callbacks", webhook_id="wh-9", url="http://127.0.0.1:9/", secret="s")
+    assert sandbox.pixverse("POST", path, json={**fields, "webhook_id": "wh-9"}).json()["ErrCode"] == 0
+    assert refused(sandbox.pixverse("POST", "video/avatar/generate", json={**AVATAR, "webhook_id": "wh-9"})) == 400017
