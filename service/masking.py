@@ -197,9 +197,9 @@ class _Form:
         return len(data)
 
     def _may_begin(self, data: bytes, start: int) -> bool:
-        reached = {start}
+        reached, last = {start}, len(data) - _UNIT_BYTES
         for unit in self.units:
-            if any(at == len(data) or _BEGUN.match(data, at) for at in reached):
+            if any(at == len(data) or (at >= last and _BEGUN.match(data, at)) for at in reached):
                 return True
             reached = {end for at in reached for end in _ends(_compiled(unit), data, at)}
             if not reached:

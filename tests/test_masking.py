@@ -86,7 +86,7 @@ def test_every_spelling_is_starred_at_its_length(form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 @given(secret=SECRETS, before=AROUND, after=AROUND, cuts=st.lists(st.integers(1, 30)))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @example(secret="ab/cdefghijklmnop", before=b"%", after=b"", cuts=[])
 @example(secret="n/cdefghijklmnop", before=b"\\", after=b"\\", cuts=[1])
 @example(secret='5"63defghijklmnop', before=b"%2", after=b"5", cuts=[7])

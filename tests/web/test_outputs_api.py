@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ from service.settings import load
 from service.states import JobStatus, Source
 from service.web.server import create_web
 from tests.keyed import KEY, Keyed, Server, content
+from tests.test_masking import FORMS
 from tests.web.conftest import ADMIN, environment
 
 pytestmark = pytest.mark.anyio
@@ -335,6 +337,16 @@ async def test_the_whole_of_it(world: World, behaviour: str) -> None:
     assert headers["content-disposition"] == 'inline; filename="a film.mp4"'
     assert headers["content-security-policy"] == "sandbox; default-src 'none'"
     assert KEY not in str(headers) and "authorization" not in headers
+
+
+@pytest.mark.parametrize("form", ["plain", "percent-encoded, every byte", "in JSON, every letter escaped", "base64"])
+@pytest.mark.parametrize("part", ["bytes=0-", "bytes=2-", ""])
+async def test_a_result_that_tells_the_key_is_passed_on_without_it(world: World, form: str, part: str) -> None:
+    told = FORMS[form](KEY).decode()
+    world.server.json["/told/0"] = {"prefix": "x" * 70_000, "seen": told}
+    response = await world.open(await world.job(world.keyed("told", 0)), **({"range": part} if part else {}))
+    whole = json.dumps({"prefix": "x" * 70_000, "seen": "*" * len(json.dumps(told)[1:-1])}).encode()
+    assert response.content == whole[2 if part == "bytes=2-" else 0 :]
 
 
 PARTS = {
