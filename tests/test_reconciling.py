@@ -32,6 +32,9 @@ class Ahead(SystemClock):
     def now(self) -> int:
         return super().now() + self.by_ms
 
+    def monotonic(self) -> float:
+        return super().monotonic() + self.by_ms / 1000
+
 
 class World(Sandboxed):
     """A service beside sandboxes of its own account; its clock can be set ahead."""
