@@ -79,11 +79,13 @@ class NotNow(Record, frozen=True, kw_only=True):
 
     `at_most`: how many repeats the provider's documents allow for this answer; None is no limit.
     `whole`: it holds for the whole credential (429, a full queue), so that the others behind this one wait, too.
+    `while_running`: that is so only as long as a job of ours runs there, whose end makes room; else it is this one's.
     """
 
     reason: str
     after_s: float | None = None
     whole: bool = False
+    while_running: bool = False
     at_most: int | None = None
     error: JobError | None = None  # what it fails with once `at_most` is used up
 

@@ -169,6 +169,11 @@ class Gates:
         """What was claimed was answered, or it never left; its row says which."""
         self._leaving[num] -= 1
 
+    async def told(self, num: int, fact: NotNow) -> None:
+        """The provider took a submit not now, which may hold what is queued behind it. That submit's row says so."""
+        if fact.whole and (not fact.while_running or await self._store.running(num) > 0):
+            self.refused(num, fact)
+
     def refused(self, num: int, fact: NotNow) -> None:
         """The provider told the credential to wait: `fact.after_s`, or longer each time one asks in vain.
 

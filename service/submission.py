@@ -281,8 +281,8 @@ class Submission:
         if isinstance(verdict, Accepted | Done):
             self._gates.let_in(job.credential)
             await self._pausing.proved(job.credential, sent.at if sent is not None else job.submitted_at or 0)
-        elif isinstance(verdict, NotNow) and verdict.whole:
-            self._gates.refused(job.credential, verdict)
+        elif isinstance(verdict, NotNow):
+            await self._gates.told(job.credential, verdict)
 
     async def _apply(self, job: Job, verdict: SubmitVerdict | Any, lease: Lease) -> bool:
         # That the provider accepted is true whoever holds the lease now; anything else only its holder may say.

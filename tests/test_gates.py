@@ -262,3 +262,25 @@ async def test_who_does_not_submit_for_a_credential_says_what_it_waits_for_all_t
         await world.store.pause_credential(credential, "out_of_credit", said("credential.paused"), world.clock.at)
         world.clock.forward(2)
         assert await elsewhere.explain(world.credential) == "credential_paused: out_of_credit"
+
+
+@pytest.mark.parametrize(
+    ("running", "fact", "held"),
+    [
+        (0, NotNow(reason="capacity", whole=True, while_running=True), False),
+        (1, NotNow(reason="capacity", whole=True, while_running=True), True),
+        (3, NotNow(reason="capacity", whole=True, while_running=True), True),
+        (0, NotNow(reason="capacity", whole=True), True),
+        (1, NotNow(reason="provider_error"), False),
+    ],
+)
+async def test_a_limit_on_what_runs_holds_a_credential_only_while_something_runs(
+    running: int, fact: NotNow, held: bool, tmp_path: Path
+) -> None:
+    """With nothing of ours at the provider it is about that one submit, which its own pause keeps back."""
+    async with opened("sqlite", tmp_path) as world:
+        gates, num = await some_gates(world), world.credential
+        for _ in range(running):
+            await world.processing()
+        await gates.told(num, fact)
+        assert gates.room(free)(num) == (0 if held else MANY)

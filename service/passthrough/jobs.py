@@ -198,12 +198,12 @@ class PassthroughJobs:
         if isinstance(verdict, Accepted | Done):
             self._gates.let_in(job.credential)
             await self._pausing.proved(job.credential, job.created_at)
-        elif isinstance(verdict, NotNow) and verdict.whole:
-            self._gates.refused(job.credential, verdict)
         if repeats and not isinstance(verdict, Accepted | Done):
             return
         fact = _ended(intent.provider, verdict) if isinstance(verdict, NotNow) else verdict
         applied = await self._apply(job, fact, lease)
+        if isinstance(verdict, NotNow):
+            await self._gates.told(job.credential, verdict)
         if isinstance(fact, Refused) and fact.pauses and applied:
             await self._pausing.pause(job, fact.error, job.created_at, intent.credential.api_key)
 

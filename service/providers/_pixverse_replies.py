@@ -88,7 +88,7 @@ def pauses(reply: Reply, said: Envelope) -> bool:
 def refusal(reply: Reply, said: Envelope, what: str) -> Refused | NotNow:
     """An error in PixVerse's own shape. `what` was refused."""
     if said.code == AT_CAPACITY:
-        return NotNow(reason="capacity", whole=True)
+        return NotNow(reason="capacity", whole=True, while_running=True)
     if reply.status == 429:
         return NotNow(reason="rate_limited", after_s=header_wait(reply.headers), whole=True)
     error = JobError(

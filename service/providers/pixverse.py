@@ -10,6 +10,8 @@ from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from service.errors import BadRequest, Invalid, Unavailable
 from service.facts import (
     Accepted,
@@ -70,6 +72,8 @@ UPLOADS = {
     "media": (f"{API}/media/upload", "file", "media_id", "MediaID"),
 }
 UPLOAD_REPEATS = 5
+ON_REPEAT = "accepted_on_repeat"
+REPEAT_STAYS_MS = 300_000  # so long under way, when a video takes one or two minutes, is looked into
 # Sent as numbers, as which the documents have them; our own ids are texts, and JavaScript's numbers lose digits.
 NUMBERS = frozenset(
     "img_id img_ids first_frame_img last_frame_img source_video_id video_media_id audio_media_id template_id"
@@ -134,8 +138,26 @@ class PixVerse(Provider):
         kind = self.operations[call.operation].output
         if kind not in RESULTS:
             return NotFound(reason="PixVerse gives masks at once and keeps none")
-        reply = yield _get(call, RESULTS[kind][1] + path_part(provider_job_id))
-        return _read_status(reply, kind)
+        verdict = _read_status((yield _get(call, RESULTS[kind][1] + path_part(provider_job_id))), kind)
+        repeated = (call.provider_data or {}).get(ON_REPEAT) is True
+        waited = call.now - (call.submitted_at or call.now)
+        if repeated and waited >= REPEAT_STAYS_MS and not _is_end(verdict):
+            return (yield from self._first_of(call, kind, provider_job_id, verdict))
+        return verdict
+
+    def _first_of(self, call: Call, kind: str, repeated: str, open_: StatusVerdict) -> Asking:
+        """The end of the first submit, if the usage detail has its row beside the repeat's; else what the repeat said.
+
+        PixVerse's own trouble-shooting names a trace id used again as why a video stays under way for ever.
+        """
+        start, end = lists.since_submit(call)
+        rows, _ = yield from lists.usage(partial(_ask, call, USAGE_PATH), start, end, credits_status="consume")
+        ours = (pixverse_id(row.get(RESULTS[kind][0])) for row in rows if lists.is_ours(call, row))
+        for first in sorted({named for named in ours if named} - {repeated}):
+            found = _read_status((yield _get(call, RESULTS[kind][1] + path_part(first))), kind)
+            if isinstance(found, Update) and _is_end(found):
+                return replace(found, provider_data={**(found.provider_data or {}), "first_id": first})
+        return open_
 
     def lookup(self, call: Call) -> Looking:
         """Read the usage detail back to before the first POST for a row with our trace id.
@@ -310,11 +332,16 @@ def _read_submit(call: Call, operation: Operation, reply: Reply) -> SubmitVerdic
         return not_accepted(call, reply, ("pixverse", "PixVerse"), own=None, job_id=_named(reply))
     taken = _taken(operation.output, said)
     if said.code == 0 and taken is not None and answered:
-        return taken
+        return _marked(taken) if call.repeat and isinstance(taken, Accepted) else taken
     if said.code == 0 or taken is not None:
         return Unknown(reason=f"HTTP {reply.status}, ErrCode {said.code}: neither a result nor a refusal")
     own = refusal(reply, said, "the submit")
     return not_accepted(call, reply, ("pixverse", "PixVerse"), own=own, documented=answered)
+
+
+def _marked(taken: Accepted) -> Accepted:
+    """That it is the answer to a repeat is kept: its id may be another than the first submit's."""
+    return replace(taken, provider_data={**(taken.provider_data or {}), ON_REPEAT: True})
 
 
 def _named(reply: Reply) -> str | None:
@@ -357,6 +384,10 @@ def _read_status(reply: Reply, kind: str) -> StatusVerdict:
     if reply.status == 404 or said.code == NOT_THERE:
         return NotFound(reason="PixVerse does not know this id")
     return not_now(reply, said)
+
+
+def _is_end(verdict: StatusVerdict) -> bool:
+    return isinstance(verdict, Update) and verdict.status is not JobStatus.PROCESSING
 
 
 def _answers(reply: Reply) -> bool:

@@ -51,6 +51,7 @@ class PixVerseAccount(Account):
     trace_memory_s: float = 600.0
     require_options: bool = True  # False: only content must be there, not model, quality, duration, aspect_ratio
     known_uploads_only: bool = False  # True: an image or media id that was not uploaded here is refused
+    repeat_stays_open: bool = False  # True: a trace id used again gets another id, whose video stays under way
     usage_trace_id: bool = True  # False: the usage detail does not carry the submits' trace ids
 
 
@@ -68,6 +69,7 @@ class PixVerse(Provider):
         super().reset()
         self.last_id: int = getattr(self, "last_id", int(self.now() * 1000) << 20 | 1)
         self.traces: dict[str, tuple[float, Job]] = {}
+        self.never_done: dict[str, Job] = {}  # by the id that a repeat got: its first submit's job
         self.usage: list[UsageRow] = []
         self.uploads, self.lists = Uploads(self), Lists(self)
 
@@ -110,7 +112,7 @@ class PixVerse(Provider):
         if refused := self.not_allowed(request) or self.injected_refusal():
             return refused
         if earlier := self.earlier(request.headers["ai-trace-id"]):
-            return success(accepted(earlier))
+            return self.again(earlier)
         body = await request.body()
         try:
             fields = msgspec.json.decode(body, type=dict[str, Any])
@@ -118,7 +120,7 @@ class PixVerse(Provider):
             return failure(400013)
         # Another request may have brought the same trace id while this one's body was being read.
         if earlier := self.earlier(request.headers["ai-trace-id"]):
-            return success(accepted(earlier))
+            return self.again(earlier)
         operation = operations.operation_of(path, fields)
         if refused := self.refused(operation, fields):
             return refused
@@ -126,6 +128,14 @@ class PixVerse(Provider):
         self.traces[request.headers["ai-trace-id"]] = (job.accepted_at, job)
         self.book(job, at=job.accepted_at, status="consume")
         return await self.answer(job, success(accepted(job)))
+
+    def again(self, earlier: Job) -> Response:
+        """The answer to a trace id that was used before."""
+        said = accepted(earlier)
+        if self.account.repeat_stays_open and "video_id" in said:
+            said["video_id"] = self.new_id()
+            self.never_done[str(said["video_id"])] = earlier
+        return success(said)
 
     def earlier(self, trace_id: str) -> Job | None:
         """The job of a trace id that is still remembered."""
@@ -214,7 +224,10 @@ class PixVerse(Provider):
         """The status of one job."""
         if refused := self.not_allowed(request):
             return refused
-        job = self.jobs.get(request.path_params["id"])
+        named = request.path_params["id"]
+        if named in self.never_done:
+            return success({**view(self.never_done[named], Phase.PROCESSING), "id": int(named)})
+        job = self.jobs.get(named)
         return success(view(job, self.phase(job))) if job else failure(500008)
 
     async def balance(self, request: Request) -> Response:

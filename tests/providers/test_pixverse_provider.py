@@ -324,3 +324,64 @@ def test_every_endpoint_that_the_page_on_webhooks_names_is_told_whom_to_call(ope
 )  # fmt: skip
 def test_what_the_guide_calls_optional_is(operation: str, given: dict[str, Any]) -> None:
     provider.operations[operation].validate(given)
+
+
+OK = {"ErrCode": 0, "ErrMsg": "success"}
+FIRST, AGAIN = "627410861853514292", "627410861853514294"
+
+
+def row_of(video_id: str, trace: str = "the-correlation") -> dict[str, Any]:
+    return {"video_id": int(video_id), "trace_id": trace, "credits": 45, "credits_status": "consume"}
+
+
+def status_of(repeated: bool, waited_ms: int, rows: list[dict[str, Any]], first: dict[str, Any]) -> tuple[Any, int]:
+    """The verdict on a video that stays under way, and how many requests it took."""
+    data = {"accepted_on_repeat": True} if repeated else {}
+
+    def answer(request: Request) -> Reply:
+        if "usage-detail" in request.url:
+            said: Any = {"items": rows, "has_more": False}
+        else:
+            said = first if request.url.endswith(FIRST) else {"id": int(AGAIN), "status": 5, "url": ""}
+        return Reply(status=200, headers={}, body=json.dumps({**OK, "Resp": said}).encode())
+
+    call = a_call(now=NOW * 1000 + waited_ms, provider_data=data)
+    verdict, asked = cases.drive(provider.status(call, AGAIN), answer)
+    assert not any(request.charges for request in asked)
+    return verdict, len(asked)
+
+
+DONE = {"id": int(FIRST), "status": 1, "url": "https://media.example/v.mp4"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "first", "status"),
+    [
+        ([row_of(FIRST)], DONE, "succeeded"),
+        ([row_of(AGAIN), row_of(FIRST)], DONE, "succeeded"),
+        ([row_of(FIRST)], {"id": int(FIRST), "status": 7, "url": ""}, "failed"),
+        ([row_of(FIRST)], {"id": int(FIRST), "status": 5, "url": ""}, "processing"),
+        ([row_of(FIRST, trace="another")], DONE, "processing"),
+        ([row_of(AGAIN)], DONE, "processing"),
+        ([], DONE, "processing"),
+    ],
+)
+def test_an_accepted_repeat_that_stays_open_is_looked_up_by_its_first_id(
+    rows: list[dict[str, Any]], first: dict[str, Any], status: str
+) -> None:
+    verdict, _ = status_of(True, 301_000, rows, first)
+    assert verdict.status == status
+    assert status == "processing" or verdict.provider_data["first_id"] == FIRST
+
+
+@pytest.mark.parametrize(("repeated", "waited_ms"), [(False, 3_000_000), (True, 0), (True, 299_000)])
+def test_nothing_is_looked_up_of_a_first_submit_or_a_young_one(repeated: bool, waited_ms: int) -> None:
+    verdict, asked = status_of(repeated, waited_ms, [row_of(FIRST)], DONE)
+    assert (verdict.status, asked) == ("processing", 1)
+
+
+def test_the_answer_to_a_repeat_is_marked_as_one() -> None:
+    reply = Reply(status=200, headers={}, body=json.dumps({**OK, "Resp": {"video_id": int(AGAIN)}}).encode())
+    first, _ = cases.drive(provider.submit(a_call()), lambda _: reply)
+    repeat, _ = cases.drive(provider.submit(a_call(repeat=True)), lambda _: reply)
+    assert (first.provider_data, repeat.provider_data) == (None, {"accepted_on_repeat": True})

@@ -323,3 +323,17 @@ def test_every_documented_endpoint_takes_a_webhook_id(sandbox: Sandbox, path: st
     sandbox.control("PUT", "pixverse/callbacks", webhook_id="wh-9", url="http://127.0.0.1:9/", secret="s")
     assert sandbox.pixverse("POST", path, json={**fields, "webhook_id": "wh-9"}).json()["ErrCode"] == 0
     assert refused(sandbox.pixverse("POST", "video/avatar/generate", json={**AVATAR, "webhook_id": "wh-9"})) == 400017
+
+
+def test_a_repeat_may_get_an_id_whose_video_stays_under_way(sandbox: Sandbox, until: Until) -> None:
+    sandbox.control("PUT", "pixverse/account", repeat_stays_open=True)
+    first, again = (sandbox.text_to_video(trace="the same").json()["Resp"]["video_id"] for _ in range(2))
+    assert first != again and len(sandbox.ledger("pixverse")) == 1
+    until(lambda: result(sandbox, first)["Resp"]["status"] == 1)
+    assert result(sandbox, again)["Resp"]["status"] == 5
+
+
+def test_500044_may_come_without_any_load(sandbox: Sandbox) -> None:
+    sandbox.faults("pixverse", error_before_accept={"500044": 1})
+    assert refused(sandbox.text_to_video()) == 500044
+    assert sandbox.ledger("pixverse") == []
