@@ -19,6 +19,7 @@ from service.web.heads import PIECE_BYTES, Reading
 from service.web.problems import TooSlow
 from service.web.unread import Unread
 
+STALL_S, LEAST_RATE = 1.0, 1024.0  # a body that is longer under way, and slower (bytes a second), stalls
 NOBODYS_S = 0.002  # between two reads of what is nobody's
 
 
@@ -38,6 +39,7 @@ class Connection(Reading):
     unwelcome: Refusal | None = None
     _peer = ""
 
+    _began_at = 0.0  # the newest request
     _eof = False
     _deaf = False  # what still comes is nobody's
     _closing = False  # the last answer is written
@@ -69,8 +71,11 @@ class Connection(Reading):
         self.pipeline.clear()
 
     def make_room(self) -> None:
-        """For another client; nothing was asked."""
+        """For another client."""
         self.transport.abort()
+
+    def stalls(self) -> bool:
+        return self.came < (self.loop.time() - self._began_at - STALL_S) * LEAST_RATE
 
     def shutdown(self) -> None:
         super().shutdown()
@@ -129,6 +134,7 @@ class Connection(Reading):
     def begin(self, keep_alive: bool) -> None:
         self._set_timer()
         self.door.asks(self)
+        self.came, self._began_at = 0, self.loop.time()
         before = self.cycle
         self.cycle = exchange = Exchange(
             scope=self.scope,
@@ -168,8 +174,9 @@ class Connection(Reading):
         elif not self._answering:
             self._wait()
 
-    def rest_came(self) -> None:
-        if not self._closing:
+    def whole(self) -> None:
+        self.door.asked(self)
+        if not (self._closing or self._answering):
             self._set_timer(self.limits.head_s, self._too_late)
 
     def _wait(self) -> None:

@@ -24,6 +24,7 @@ class Reading(HttpToolsProtocol):
     url = b""
     heading = True  # what comes belongs to a head, or to nothing
     unmoved = 0  # bytes since a head, or a piece of a body, was complete
+    came = 0  # bytes of the newest body
     _moved = False  # one was in what is being parsed
     _begun = False  # a head has begun, and is not complete
     _trailing = False  # header lines belong to the end of a body
@@ -135,6 +136,7 @@ class Reading(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._moved = True
+        self.came += len(body)
         cycle = self.cycle
         if cycle.response_complete:
             return
@@ -147,12 +149,12 @@ class Reading(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return  # its body comes by another parser
         self._moved = self.heading = True
+        self.whole()
         if self.cycle.response_complete:
-            self.rest_came()
             return
         self.cycle.more_body = False
         self.cycle.message_event.set()
 
-    def rest_came(self) -> None:
-        """Of a body that was answered before."""
+    def whole(self) -> None:
+        """The newest request is; it may have been answered before."""
         raise NotImplementedError

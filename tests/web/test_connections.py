@@ -394,6 +394,28 @@ def test_those_that_ask_nothing_make_room(tmp_path: Any) -> None:
         until(lambda: served.door.count <= 10)
 
 
+STALLED = b"POST /v1/callbacks/pixverse HTTP/1.1\r\nHost: x\r\nContent-Length: 200\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent", [STALLED, STALLED + b"{", STALLED.replace(b"Content-Length: 200", b"Transfer-Encoding: chunked")]
+)
+def test_those_whose_bodies_stall_make_room(tmp_path: Any, sent: bytes) -> None:
+    with crowded(tmp_path, connections=10) as served, contextlib.ExitStack() as stack:
+        sending = stack.enter_context(connected(served.url))
+        sending.sendall(f"POST /v1/jobs HTTP/1.1\r\nHost: x\r\n{KEY}Content-Length: 900000\r\n\r\n".encode())
+        sending.sendall(b'{"x": "' + b"x" * 500_000)
+        for _ in range(9):
+            stack.enter_context(connected(served.url)).sendall(sent)
+        for _ in range(20):
+            until(lambda: httpx2.get(f"{served.url}/health").status_code == 200)
+            held = stack.enter_context(connected(served.url))
+            with contextlib.suppress(OSError):
+                held.sendall(sent)
+        sending.sendall(b"x" * 399_991 + b'"}')
+        assert answer(sending)[0] == 422  # it went on all the time
+
+
 def streaming(served: Served) -> socket.socket:
     one = connected(served.url)
     one.sendall(f"GET /v1/events/stream HTTP/1.1\r\nHost: x\r\n{KEY}\r\n".encode())
