@@ -58,6 +58,11 @@ class SteadyClock:
         due, wall = _kept(db) or (db.execute(LAST).fetchone()[0] or 0,) * 2
         self._offset = due + max(0, self.now() - wall) - self.monotonic() * 1000
 
+    def differs(self, db: sqlite3.Connection) -> bool:
+        """Whether `keep` would change anything."""
+        kept = _kept(db)
+        return kept is None or not -KEPT_EVERY_MS < kept[0] - self.due() < NEAR_MS
+
     def keep(self, db: sqlite3.Connection) -> int:
         """Keep how far the time has come, or follow another process that is ahead: by so many milliseconds."""
         at, kept = self.read(), _kept(db)

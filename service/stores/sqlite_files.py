@@ -211,8 +211,9 @@ class Files:
         """Now and then. In a transaction of its own: a full disk must not take others down with it."""
         if self.clock.monotonic() - self._looked_at >= LOOK_EVERY_S:
             self._looked_at = self.clock.monotonic()
-            with contextlib.suppress(StoreUnavailable):
-                self.transact(self._follow_time)
+            with contextlib.suppress(StoreUnavailable), translated():
+                if self.clock.differs(self.db):
+                    self.transact(self._follow_time)
 
     def _follow_time(self) -> None:
         """Where another process is ahead, what is leased here keeps its end on the monotonic clock."""
