@@ -87,9 +87,9 @@ MAKINGS = {
     "subtitles/translate": Making(
         needs=("srt_filename", "target_language"), cost=flat(5), kind="srt", tier=TRANSLATION
     ),
-    "edit/trim": Making(needs=(VIDEO, "start_seconds", "end_seconds"), cost=EDIT),
+    "edit/trim": Making(needs=(VIDEO, ("start_seconds", "end_seconds")), cost=EDIT),
     "edit/speed": Making(needs=(VIDEO, "speed_factor"), cost=EDIT),
-    "edit/crop": Making(needs=(VIDEO, "x", "y", "width", "height"), cost=EDIT),
+    "edit/crop": Making(needs=(VIDEO, ("x", "y", "width", "height")), cost=EDIT),
     "edit/resize": Making(
         needs=(VIDEO, ("preset", "width"), ("preset", "height")), cost=EDIT, choices={"preset": ("1080p", "720p")}
     ),
@@ -107,7 +107,7 @@ MAKINGS = {
         kind="png",
         choices={"mode": ("first", "last", "middle", "all_1fps")},
     ),
-    "tools/trim-video": Making(needs=(VIDEO, "start_time", "end_time"), cost=TOOL),
+    "tools/trim-video": Making(needs=(VIDEO, ("start_time", "end_time")), cost=TOOL),
     "tools/video-to-gif": Making(needs=(VIDEO,), cost=TOOL, kind="gif"),
     "tools/add-watermark": Making(needs=(VIDEO, ("text", "image")), cost=TOOL, choices={"type": ("text", "image")}),
     "studio/script-to-shots": Making(needs=(("script", "text"),), gives="shots"),

@@ -512,3 +512,17 @@ def test_account_balance_history_catalogs_and_share(studio: Studio) -> None:
         assert {row["id"] for row in live} == {row["id"] for row in provider.catalogs[kind].data}
     shared = studio.hold(provider.share(call, done.outputs[0]))
     assert studio.http.get(shared).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("operation", "given"),
+    [
+        ("edit_trim", {"end_seconds": 3}),
+        ("edit_trim", {"start_seconds": 1.5}),
+        ("tools_trim_video", {"end_time": 3}),
+        ("edit_crop", {"width": 640, "height": 360}),
+        ("edit_crop", {"x": 10}),
+    ],
+)
+def test_what_no_document_calls_required_may_be_left_out(operation: str, given: dict[str, Any]) -> None:
+    provider.operations[operation].validate({"video_filename": "a.mp4", **given})
