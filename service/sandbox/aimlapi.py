@@ -15,6 +15,7 @@ from service.sandbox import aimlapi_operations as operations
 from service.sandbox import aimlapi_views as views
 from service.sandbox.accounts import Account, Number
 from service.sandbox.jobs import Job, Outcome, Submit
+from service.sandbox.multipart import read_form
 from service.sandbox.provider import Provider, plain
 from service.sandbox.replies import FILES, Json, media_file
 
@@ -54,6 +55,7 @@ class AIMLAPI(Provider):
             *(Route(path, partial(self.generate, operation), methods=["POST"]) for operation, path in submits),
             *(Route(path, partial(self.fetch, operation)) for operation, path in polled),
             Route("/v1/stt/{id:path}", partial(self.fetch, "speech_to_text")),
+            Route("/v1/models", self.models),
             Route("/v2/logs", self.logs),
             Route("/v2/billing", self.billing),
             Route("/v2/billing/detail", self.billing),
@@ -85,7 +87,7 @@ class AIMLAPI(Provider):
         if refused := self.not_allowed(request) or self.injected_refusal():
             return refused
         body = await request.body()
-        fields = read_object(body)
+        fields = read_fields(request.headers.get("content-type", ""), body)
         if refused := self.refused(operation, request, fields):
             return refused
         job = self.accept(self.submit_of(operation, request, body, fields))
@@ -107,7 +109,7 @@ class AIMLAPI(Provider):
         return Submit(
             job_id=operations.new_id(operation, fields, dialect),
             operation=operation,
-            input=msgspec.Raw(body),
+            input=msgspec.Raw(body if body.lstrip()[:1] == b"{" else msgspec.json.encode(fields)),
             reference=views.client_request_id(request),
             cost=operations.cost_of(operation, fields),
             origin=self.origin(request),
@@ -155,6 +157,10 @@ class AIMLAPI(Provider):
             return self.error(request, 404, "Generation not found")
         shown = views.status_view(job, self.phase(job), job.submit.details["dialect"], self.account.result_life_s)
         return views.traced(Json(shown), job.id, None, None)
+
+    async def models(self, request: Request) -> Response:
+        """What there is; the real one asks no key of who looks at it."""
+        return Json({"object": "list", "data": [views.model_view(row) for row in operations.known_models().values()]})
 
     async def logs(self, request: Request) -> Response:
         """Requests that have ended."""
@@ -214,8 +220,13 @@ def path_of(request: Request) -> str:
     return request.url.path.removeprefix(f"/{AIMLAPI.name}")
 
 
-def read_object(body: bytes) -> dict[str, Any]:
-    """The body as an object; what is not one has no fields, so that `model` is missed."""
+def read_fields(content_type: str, body: bytes) -> dict[str, Any]:
+    """The fields of a JSON object, or of a form with files as the official client sends sounds; else none, so that
+    `model` is missed.
+    """
+    if content_type.lower().startswith("multipart/form-data"):
+        parts = read_form(content_type, body).values()
+        return {part.name: part.text if part.file_name is None else f"({part.file_name})" for part in parts}
     try:
         return msgspec.json.decode(body, type=dict[str, Any])
     except msgspec.DecodeError:

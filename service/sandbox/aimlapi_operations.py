@@ -4,6 +4,8 @@ import re
 import secrets
 import string
 import uuid
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,10 +23,21 @@ RESOLUTIONS = {"360p": 0.75, "540p": 0.75, "720p": 1.0, "1080p": 2.0}
 UNFIT_FOR_ID = re.compile(r"[^A-Za-z0-9._/-]")
 NANOID = string.ascii_letters + string.digits + "_-"
 
+LISTED = frozenset({"video", "music"})  # whose models the documents list: any other is refused
+
 CREDITS_PER_DOLLAR = 2_000_000  # every sample that names both agrees
 VIDEO_CREDITS_PER_S = 84_000  # so that the sample's 5 seconds cost its 420000
 LIP_SYNC_CREDITS = 2_000_000  # as in the other sample
 CREDITS = {"music": 120_000, "speech_to_text": 12_000, "image": 107_341, "speech": 11_000}
+
+
+CATALOG = Path(__file__).parents[1] / "providers" / "aimlapi.catalog.json"  # the documents' list, as of its day
+
+
+@cache
+def known_models() -> dict[str, dict[str, str]]:
+    """The models of the documents by their name, each with its operation and path."""
+    return {row["model"]: row for row in msgspec.json.decode(CATALOG.read_bytes())["models"]["data"]}
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +100,8 @@ def problem_of(operation: str, fields: Fields) -> Problem | None:
     model = fields.get("model")
     if not isinstance(model, str) or not model:
         return "model", "Required"
+    if operation in LISTED and known_models().get(model, {}).get("operation") != operation:
+        return "model", f"Invalid discriminator value. There is no model {model} for this call"
     if operation == "video":
         return _pixverse(model, fields) if model.startswith("pixverse/") else _number(fields, "duration")
     if operation == "speech_to_text":

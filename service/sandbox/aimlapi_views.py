@@ -167,3 +167,9 @@ def images_view(job: Job) -> dict[str, Any]:
         return {"data": [{"b64_json": None, "url": name} for name in names], **usage(job)}
     found = [{"url": name, "width": WIDTH, "height": HEIGHT, "content_type": "image/png"} for name in names]
     return {"images": found, "seed": 490733907, "prompt": fields.get("prompt", ""), "data": found, **usage(job)}
+
+
+def model_view(row: dict[str, str]) -> dict[str, Any]:
+    """A row of the list of models."""
+    info = {"name": row["model"].rpartition("/")[2], "developer": row["model"].partition("/")[0]}
+    return {"id": row["model"], "type": row["operation"], "info": info, "features": [], "endpoints": [row["path"]]}

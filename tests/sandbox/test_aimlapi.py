@@ -167,7 +167,7 @@ def test_second_sample_has_a_short_id_and_succeeds_with_only_a_url(aiml: AIML, s
 
 @pytest.mark.parametrize("path", PATHS)
 def test_every_name_of_the_video_call_submits_and_fetches(aiml: AIML, path: str) -> None:
-    found = aiml.submit({"model": "vendor/of-next-year", "prompt": "a cat"}, path).json()
+    found = aiml.submit({"model": "alibaba/wan-2-7-t2v", "prompt": "a cat"}, path).json()
     id_field = "generation_id" if "minimax" in path else "id"
     assert aiml.finished(found[id_field], path)["status"] == "completed"
     assert aiml.fetch(found[id_field])["id"] == found[id_field], "and by the universal path"
@@ -197,7 +197,7 @@ def test_lip_sync_takes_sound_or_words(aiml: AIML) -> None:
         ({"model": "pixverse/lip-sync", "video_url": "u"}, "audio_url"),
         ({"model": "pixverse/lip-sync", "video_url": "u", "lip_sync_tts_content": "Hi"}, "audio_url"),
         ({"model": "pixverse/lip-sync", "video_url": "u", "audio_url": "u", "lip_sync_tts_content": "Hi"}, "audio_url"),
-        ({"model": "vendor/x", "duration": "long"}, "duration"),
+        ({"model": "alibaba/wan-2-7-t2v", "duration": "long"}, "duration"),
     ],
 )
 def test_wrong_input_is_400_and_accepts_nothing(aiml: AIML, fields: Json, field: str) -> None:
@@ -469,3 +469,30 @@ def test_status_regresses_after_the_end(aiml: AIML) -> None:
     aiml.finished(generation_id)
     aiml.faults(status_regress=1)
     assert aiml.fetch(generation_id)["status"] == "generating"
+
+
+def test_the_list_of_models_names_what_a_submit_takes(aiml: AIML) -> None:
+    listed = aiml("GET", "/v1/models").json()
+    assert listed["object"] == "list"
+    assert MONA_LISA["model"] in {row["id"] for row in listed["data"]}
+
+
+@pytest.mark.parametrize("model", ["vendor/of-next-year", "pixverse/v9/text-to-video", "gpt-4o", "minimax/music-2.0"])
+def test_a_model_that_is_not_there_is_refused(aiml: AIML, model: str) -> None:
+    found = is_problem(aiml.submit({"model": model, "prompt": "a cat"}), 400)
+    assert found["errors"][0]["path"] == ["model"] and aiml.sandbox.ledger("aimlapi") == []
+
+
+@pytest.mark.parametrize(
+    ("data", "files", "status"),
+    [
+        ({"model": TALK["model"]}, {"audio": ("a.mp3", b"\xff\xfb", "audio/mpeg")}, 201),
+        ({"model": TALK["model"], "url": TALK["url"]}, {"other": ("a.mp3", b"\xff\xfb", "audio/mpeg")}, 201),
+        ({"model": TALK["model"], "url": TALK["url"]}, {"audio": ("a.mp3", b"\xff\xfb", "audio/mpeg")}, 400),
+        ({}, {"audio": ("a.mp3", b"\xff\xfb", "audio/mpeg")}, 400),
+    ],
+)
+def test_a_sound_may_come_in_a_form(aiml: AIML, data: Json, files: Json, status: int) -> None:
+    reply = aiml("POST", "/v1/stt/create", data=data, files=files)
+    assert (reply.status_code == 400) == (status == 400)
+    assert len(aiml.sandbox.ledger("aimlapi")) == (status != 400)
