@@ -45,7 +45,11 @@ HEADERS = {
         {**_TEXT, "pattern": r"^[!#-~][!-~]{0,254}$"},
     ),
     "Prefer": _header("Prefer", "`wait=N` waits up to N seconds, 60 at most, for the job's end", _TEXT),
-    "Last-Event-ID": _header("Last-Event-ID", "The last event that was received", {**_TEXT, "pattern": _id("evt")}),
+    "Last-Event-ID": _header(
+        "Last-Event-ID",
+        "The last id that the stream gave; empty or absent: from now",
+        {**_TEXT, "pattern": rf"^$|{_id('evt')}"},
+    ),
 }
 WEBHOOK_HEADERS = [
     {**_header("webhook-id", "The event's id: the same for every attempt", _TEXT), "required": True},
