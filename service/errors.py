@@ -17,6 +17,7 @@ CallsheetError
 +-- Unavailable                  not now: try again                    503
 |   +-- StoreUnavailable         the database cannot keep it now
 +-- NoReply                      forwarded, and the reply was lost     504
+|   +-- ReplyLost                the same of a submit: no repeat       424
 +-- SchemaTooNew                 the database was made by newer code   (start is refused)
 +-- WrongMasterKey               the database was sealed by other keys (start is refused)
 +-- Moved                        it was copied into another database  (start is refused)
@@ -106,6 +107,12 @@ class TooMany(Refusal):
 
 class NoReply(Refusal):
     status, code, title = 504, "no_reply", "The provider's reply was lost"
+
+
+class ReplyLost(NoReply):
+    """To a submit, which may have been accepted. Published clients repeat 408, 409, 429 and 5xx by themselves."""
+
+    status, code, title = 424, "reply_lost", "The reply to a submit was lost"
 
 
 class Unavailable(Refusal):

@@ -86,6 +86,18 @@ class NewJob(Record, frozen=True, kw_only=True):
     idempotency_key: str | None
     fingerprint: bytes
     announcements: tuple["Announcement", ...] = ()
+    unanswered: "Unanswered | None" = None  # kept with it, where a repeat of its submit must be known
+
+
+class Unanswered(Record, frozen=True, kw_only=True):
+    """A submit by the provider's own API whose reply nobody has taken yet."""
+
+    job: int = 0
+    tenant: int
+    digest: bytes  # of all that makes another submit its equal
+    made_at: int
+    holder: int | None  # the open connection that waits for the reply
+    seen_at: int  # when that was last said to be open
 
 
 class Credential(Record, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 from service.models import Job
 from service.stores import Store
@@ -29,11 +30,15 @@ class Waiting:
 
     async def until_terminal(self, job: Job, seconds: float) -> Job:
         """The job once it is terminal, or as it is after that many seconds."""
+        return await self.until(job, seconds, lambda seen: seen.terminal)
+
+    async def until(self, job: Job, seconds: float, over: Callable[[Job], bool]) -> Job:
+        """The job once it is as asked for, or as it is after that many seconds."""
         ends = asyncio.get_running_loop().time() + seconds
         event = asyncio.Event()
         self._waiters.setdefault(job.num, set()).add(event)
         try:
-            while not job.terminal and not self.released and (left := ends - asyncio.get_running_loop().time()) > 0:
+            while not over(job) and not self.released and (left := ends - asyncio.get_running_loop().time()) > 0:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(event.wait(), min(left, LOOK_EVERY_S))
                 event.clear()

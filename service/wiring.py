@@ -21,6 +21,7 @@ from service.outputs import Outputs
 from service.own_requests import OwnRequests
 from service.passthrough import Passthrough
 from service.passthrough.jobs import PassthroughJobs
+from service.passthrough.repeats import Repeats
 from service.pausing import Pausing
 from service.polling import Polling
 from service.pruning import Pruning
@@ -154,7 +155,8 @@ class Parts:
         shared = {name: self.looping[name] for name in ("store", "transitions", "accounts", "settings", "clock")}
         shared["egress"] = self.egress
         jobs = PassthroughJobs(**shared, conversations=self.conversations, gates=self.gates, pausing=self.pausing)
-        return Passthrough(**shared, jobs=jobs, providers=self.known)
+        repeats = Repeats(store=self.store, waiting=self.waiting, clock=self.clock)
+        return Passthrough(**shared, jobs=jobs, repeats=repeats, providers=self.known)
 
     def _accepting(self) -> Accepting:
         return Accepting(

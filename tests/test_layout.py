@@ -39,6 +39,7 @@ LAYERS: list[set[str]] = [
         "spending",
         "views",
         "filters",
+        "idempotency",
         "metrics",
     },
     {"egress", "sealed", "providers", "stores", "loops"},

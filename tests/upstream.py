@@ -29,7 +29,8 @@ class Upstream:
         self.url = f"http://127.0.0.1:{self.server.server_port}{PREFIX}"
         self.requests: list[dict[str, Any]] = []
         self.numbers = itertools.count(1)
-        self.submit = "accept"  # or: drop, cut, page, refuse, full, lock-out, slow
+        self.submit = "accept"  # or: drop, cut, page, refuse, full, lock-out, slow, hang
+        self.let_go = threading.Event()  # of what hangs
 
     def paths(self, method: str = "") -> list[str]:
         return [request["path"] for request in self.requests if method in ("", request["method"])]
@@ -182,6 +183,10 @@ class Answers(BaseHTTPRequestHandler):
     def _submit_lock_out(self) -> None:
         self._json({"error": "Invalid or inactive API Key"}, 401)
 
+    def _submit_hang(self) -> None:
+        self.host.let_go.wait(60)
+        self._drop()
+
     def _submit_slow(self) -> None:
         time.sleep(0.7)
         self._submit_accept()
@@ -198,6 +203,7 @@ def upstream_running() -> Iterator[Upstream]:
     try:
         yield upstream
     finally:
+        upstream.let_go.set()
         upstream.server.shutdown()
         upstream.server.server_close()
         thread.join(5)

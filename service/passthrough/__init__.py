@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 
 from service.accounts import Accounts, Principal
 from service.clock import Clock
@@ -26,14 +27,16 @@ from service.errors import (
     TooMany,
     Unavailable,
 )
-from service.facts import Arrival, Hint, Update
+from service.facts import Accepted, Arrival, Done, Hint, NotNow, Refused, Update
 from service.framing import Outgoing, StreamBody
 from service.masking import masked
+from service.models import Job
 from service.passthrough.bodies import PIECE_BYTES, Asked, Feeding, Relayed, Spools, guarded, joined, sliced, up_to
-from service.passthrough.intents import Intent, intended
-from service.passthrough.jobs import IDLE_S, PassthroughJobs
+from service.passthrough.intents import Intent, intended, key_of
+from service.passthrough.jobs import IDLE_S, PassthroughJobs, Replayed, reply_lost
 from service.passthrough.recognising import Aim, headers_for, judged, recognised
 from service.passthrough.relaying import Rewriting, is_json, is_plain, of_json, to_caller
+from service.passthrough.repeats import Connection, Repeats, another_is_meant, digest_of, was_not_accepted
 from service.providers import Provider, Recognised, Reply
 from service.settings import Settings
 from service.states import Source
@@ -61,6 +64,7 @@ class Passthrough:
         store: Store,
         transitions: Transitions,
         jobs: PassthroughJobs,
+        repeats: Repeats,
         egress: Egress,
         accounts: Accounts,
         providers: Mapping[str, Provider],
@@ -71,6 +75,7 @@ class Passthrough:
         self._accounts, self._providers, self._settings, self._clock = accounts, providers, settings, clock
         self._calls: dict[int, int] = {}  # under way, by tenant
         self._held, self._spools = 0, Spools()
+        self._repeats = repeats
         self._submits: set[asyncio.Task[Relayed]] = set()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -78,7 +83,8 @@ class Passthrough:
         """The provider's answer to this request; whoever takes it calls `aclose`.
 
         Raises 403 without the scope, 404 for no such provider, 422 without a credential or for a path that could be
-        read as another one, 429 past the ceiling, 503 where nothing was sent, 504 where the reply was lost.
+        read as another one, 429 past the ceiling, 503 where nothing was sent, 504 where the reply was lost, 424 where
+        that was a submit's, which may have been accepted.
         """
         aim, asked = await self._aim(who, asked), guarded(asked)
         async with AsyncExitStack() as stack:
@@ -96,6 +102,7 @@ class Passthrough:
                 task.cancel()
             if late:
                 await asyncio.wait(late)
+        await self._repeats.close()
 
     # -- what is asked for
 
@@ -248,12 +255,14 @@ class Passthrough:
     async def _submit(self, aim: Aim, asked: Asked, stack: AsyncExitStack) -> Relayed:
         """Once the body is here, nothing that the caller does stops it: its outcome is kept in any case."""
         try:
+            another = another_is_meant(asked)
             body, seen = await self._submitted(aim, asked, stack)
-            intent, outgoing = intended(aim, asked, seen, body)
+            connection = Connection(asked.watch())
+            intent, outgoing = intended(aim, asked, seen, body, await digest_of(aim, asked, body))
         except BaseException:
             await stack.aclose()
             raise
-        task = asyncio.create_task(self._carried_out(aim, intent, outgoing, stack))
+        task = asyncio.create_task(self._answered(aim, intent, outgoing, stack, connection, another=another))
         self._submits.add(task)
         task.add_done_callback(self._submits.discard)
         try:
@@ -274,13 +283,84 @@ class Passthrough:
         seen = recognised(aim.provider, asked.method, aim.path, aim.query, body)
         return body, seen if seen.kind == "submit" else aim.seen
 
-    async def _carried_out(self, aim: Aim, intent: Intent, outgoing: Outgoing, stack: AsyncExitStack) -> Relayed:
-        async with stack:
-            done = await self._jobs.carry_out(intent, outgoing, stack)
-            named = {"callsheet-job-id": done.job.id}
-            if done.whole:
-                return await self._whole(aim, done.streamed, done.head, stack, **named)
-            return self._streaming(aim, done.streamed, joined(done.head, done.rest), stack.pop_all(), **named)
+    async def _answered(
+        self,
+        aim: Aim,
+        intent: Intent,
+        outgoing: Outgoing,
+        stack: AsyncExitStack,
+        connection: Connection,
+        *,
+        another: bool,
+    ) -> Relayed:
+        """The reply to a submit: of the provider if it is forwarded, else made from the job that it repeats."""
+        try:
+            async with stack:
+                if not another and not await self._is_own_repeat(intent):
+                    earlier = await self._repeats.find(aim, intent.digest, connection)
+                    if earlier is not None and (repeated := await self._repeated(aim, intent, earlier, connection)):
+                        return repeated
+                try:
+                    return await self._carried_out(aim, intent, outgoing, stack, connection)
+                except Replayed as replayed:
+                    repeated = await self._repeated(aim, intent, replayed.job, connection)
+                    if repeated is None:  # it was refused meanwhile
+                        return await self._carried_out(aim, intent, outgoing, stack, connection)
+                    return repeated
+        except BaseException:
+            await self._repeats.answered(connection, taken=False)
+            raise
+
+    async def _is_own_repeat(self, intent: Intent) -> bool:
+        """By a key of the caller's: what is one job by that is judged by it alone."""
+        if intent.idempotency_key is not None:
+            return True
+        key, fingerprint = key_of(intent)
+        return key is not None and await self._store.job_by_key(intent.tenant, key, fingerprint) is not None
+
+    async def _carried_out(
+        self, aim: Aim, intent: Intent, outgoing: Outgoing, stack: AsyncExitStack, connection: Connection
+    ) -> Relayed:
+        row = self._repeats.row(aim, intent.digest, connection)
+        held = partial(self._repeats.hold, connection=connection)
+        done = await self._jobs.carry_out(intent, outgoing, stack, row, held)
+        if done.repeats:
+            await self._repeats.take(done.job, connection)
+        if isinstance(done.verdict, Refused | NotNow) and not done.repeats:
+            await self._repeats.forget(connection)
+        named = {"callsheet-job-id": done.job.id}
+        if done.whole:
+            relayed = await self._whole(aim, done.streamed, done.head, stack, **named)
+        else:
+            relayed = self._streaming(aim, done.streamed, joined(done.head, done.rest), stack.pop_all(), **named)
+        told = isinstance(done.verdict, Accepted | Done) or 200 <= done.streamed.status < 300
+        relayed.after = partial(self._after, connection, told)
+        return relayed
+
+    async def _after(self, connection: Connection, told: bool, handed_over: bool) -> None:
+        """`told`: the reply says what became of the submit. At once: the connection counts as gone when all is sent."""
+        await self._repeats.answered(connection, taken=told and handed_over and connection.open)
+
+    async def _repeated(self, aim: Aim, intent: Intent, job: Job, connection: Connection) -> Relayed | None:
+        """The reply to a repeat of the job's submit; None if that was not accepted, so that this one is to be sent.
+
+        Raises 424 where what became of it cannot be learned in time, or the result was in the reply alone.
+        """
+        job = await self._repeats.settled(job, connection)
+        if was_not_accepted(job):
+            await self._repeats.forget(connection)
+            return None
+        options = self._settings.options_of(aim.provider.name)
+        call = call_for(job, aim.credential, intent.input, self._clock.now(), options=options)
+        said = aim.provider.submit_reply(call) if job.provider_job_ids else None
+        if said is None:
+            raise reply_lost(aim.provider, job, "its reply was not taken by an earlier request that equals this one")
+        body = aim.masks.data(json.dumps(said, separators=(",", ":")).encode())
+        body = self._rewriting(aim).json(body, aim.provider.url_fields)
+        headers = {"content-type": "application/json", "callsheet-job-id": job.id, "idempotent-replayed": "true"}
+        relayed = Relayed(aim.provider.submit_status, headers, whole=body)
+        relayed.after = partial(self._after, connection, True)
+        return relayed
 
     def _let_go(self, task: asyncio.Task[Relayed]) -> None:
         """Nobody takes the reply any more."""

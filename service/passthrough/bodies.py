@@ -31,6 +31,7 @@ class Asked(Record, frozen=True, kw_only=True):
     secret: str
     whole: Callable[[int], Awaitable[bytes]]  # the body, at most so many bytes of it
     pieces: Callable[[], AsyncIterator[bytes]]  # or as it comes; one of the two is called, once
+    watch: Callable[[], asyncio.Event]  # called once the body is here: set when the caller's connection is gone
 
     @property
     def length(self) -> int | None:
@@ -146,6 +147,7 @@ class Relayed:
     ):
         self.status, self.headers, self.whole = status, headers, whole
         self._rest, self._close = rest, close
+        self.after: Callable[[bool], Awaitable[None]] | None = None  # told whether all of it was handed over
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self._rest is not None:

@@ -9,6 +9,7 @@ import msgspec
 from service.conversation import LEASE_MS, account_call
 from service.facts import Cost
 from service.framing import Outgoing, StreamBody
+from service.idempotency import idempotency_key
 from service.ids import new_correlation, new_id, new_token
 from service.models import Credential, Detail, Job, NewJob
 from service.passthrough.bodies import Asked
@@ -36,9 +37,13 @@ class Intent(Record, frozen=True, kw_only=True):
     own_key: bool  # the caller chose the correlation, under which the provider never makes a second
     waits: bool = False  # the caller asked the provider to answer late, with the result
     traceparent: str | None
+    idempotency_key: str | None = None
+    digest: bytes = b""  # of all that makes another submit its equal
 
 
-def intended(aim: Aim, asked: Asked, seen: Recognised, body: bytes | StreamBody) -> tuple[Intent, Outgoing]:
+def intended(
+    aim: Aim, asked: Asked, seen: Recognised, body: bytes | StreamBody, digest: bytes
+) -> tuple[Intent, Outgoing]:
     """The intent, and the request as it leaves: with a correlation, the caller's or ours."""
     operation, header = aim.provider.operations[seen.operation], aim.provider.correlation_header
     headers = headers_for(aim, asked)
@@ -59,6 +64,8 @@ def intended(aim: Aim, asked: Asked, seen: Recognised, body: bytes | StreamBody)
         own_key=own and operation.settled_by == "same_key",
         waits="wait" in asked.headers.get("prefer", ""),
         traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else None,
+        idempotency_key=idempotency_key(asked.headers.get("idempotency-key")),
+        digest=digest,
     )
     return intent, Outgoing(asked.method, aim.url, headers, body)
 
@@ -85,11 +92,9 @@ def _is_plain_json(body: bytes) -> bool:
 def new_job(intent: Intent, number: int, settings: Settings, now: int) -> NewJob:
     """The job as it is kept before anything is sent: `submitting`, leased to the request that forwards it.
 
-    `number` tells apart the intents under one correlation of the caller's choice, where earlier ones were refused.
+    `number` tells apart the intents under one key of the caller's choice, where earlier ones were refused.
     """
     operation = intent.operation
-    # A space, so that it never is an Idempotency-Key of POST /v1/jobs.
-    key = f"passthrough {intent.credential.num} {number} {intent.correlation}" if intent.own_key else None
     job = Job(
         num=0,
         id=new_id("job", now),
@@ -120,7 +125,17 @@ def new_job(intent: Intent, number: int, settings: Settings, now: int) -> NewJob
         metadata={},
         detail=_detail(intent, settings, now),
     )
-    return NewJob(job=job, input=intent.input_json, idempotency_key=key, fingerprint=b"")
+    key, fingerprint = key_of(intent, number)
+    return NewJob(job=job, input=intent.input_json, idempotency_key=key, fingerprint=fingerprint)
+
+
+def key_of(intent: Intent, number: int = 0) -> tuple[str | None, bytes]:
+    """What the job is found by again, and what must be equal then. With a space: no key of POST /v1/jobs has one."""
+    if intent.idempotency_key is not None:
+        return f"passthrough-key {intent.credential.num} {number} {intent.idempotency_key}", intent.digest
+    if intent.own_key:
+        return f"passthrough {intent.credential.num} {number} {intent.correlation}", b""
+    return None, b""
 
 
 def _detail(intent: Intent, settings: Settings, now: int) -> Detail:

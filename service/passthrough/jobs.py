@@ -6,27 +6,30 @@ that request dies the lease runs out, and the outcome is looked up; nobody sends
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import AsyncExitStack
 from typing import Any
+
+from msgspec.structs import replace
 
 from service.accounts import Accounts
 from service.clock import Clock
 from service.conversation import LEASE_MS, MARGIN_S, REPLY_BYTES, Conversations, Lease, call_for
 from service.egress import Egress
-from service.errors import Conflict, EgressDenied, Invalid, Lost, NoReply, NotSent, Refusal, Unavailable
+from service.errors import Conflict, EgressDenied, Invalid, Lost, NotSent, Refusal, ReplyLost, Unavailable
 from service.facts import Accepted, Arrival, Begin, Done, JobError, NotNow, Refused, SubmitVerdict, Unknown
 from service.framing import Outgoing
 from service.gates import Gates
 from service.loops import until_kept
-from service.models import Job
+from service.models import Job, Unanswered
 from service.passthrough.bodies import up_to
 from service.passthrough.intents import Intent, new_job
+from service.passthrough.repeats import was_not_accepted
 from service.pausing import Pausing
 from service.providers import Call, Provider, Reply, Request
 from service.settings import Settings
 from service.spending import over_budget
-from service.states import ErrorCode, JobStatus, Record, Source
+from service.states import ErrorCode, Record, Source
 from service.stores import Store
 from service.streams import Streamed
 from service.told import masks_of
@@ -37,6 +40,7 @@ log = logging.getLogger("callsheet.passthrough")
 IDLE_S = 60.0  # between pieces of a reply
 WAITS_S = 75.0  # for a reply that the caller asked to come late; less than the lease
 REFUSALS_KEPT = 50  # submits under one key of the caller's that the provider refused, before another key is wanted
+KEY_REUSED = "This idempotency key was used with another request: send a new key for a new job."
 CAPACITY = frozenset({"capacity", "rate_limited"})
 
 
@@ -48,6 +52,16 @@ class Forwarded(Record, frozen=True, kw_only=True):
     head: bytes
     rest: AsyncIterator[bytes]
     whole: bool
+    verdict: SubmitVerdict | None = None
+    repeats: bool = False  # under a key of the caller's that an earlier job has
+
+
+class Replayed(Exception):
+    """The caller's `Idempotency-Key` is an earlier job's, of an equal submit."""
+
+    def __init__(self, job: Job):
+        super().__init__(job.id)
+        self.job = job
 
 
 class PassthroughJobs:
@@ -68,13 +82,18 @@ class PassthroughJobs:
         self._egress, self._accounts, self._gates, self._pausing = egress, accounts, gates, pausing
         self._settings, self._clock = settings, clock
 
-    async def carry_out(self, intent: Intent, outgoing: Outgoing, stack: AsyncExitStack) -> Forwarded:
+    async def carry_out(
+        self, intent: Intent, outgoing: Outgoing, stack: AsyncExitStack, row: Unanswered, held: Callable[[int], None]
+    ) -> Forwarded:
         """Make the job, forward the request once, keep what its reply means; `stack` holds the reply open.
 
-        Raises 409, 422 or 429 before anything is sent, 503 where nothing could be sent, 504 (`NoReply`) where the
-        reply was lost: then the job is settled, or becomes `unknown`, and nothing is sent again.
+        `row` is kept with the new job, whose number `held` is told. Raises `Replayed` for a key that a job has, 409,
+        422 or 429 before anything is sent, 503 where nothing could be sent, 424 (`ReplyLost`) where the reply was
+        lost: then the job is settled, or becomes `unknown`, and nothing is sent again.
         """
-        job, lease, repeats = await self._made(intent)
+        job, lease, repeats = await self._made(intent, row)
+        if not repeats:
+            held(job.num)
         self._gates.started(job.credential)
         call = self._call(intent, job, repeats=repeats)
         steps = intent.provider.submit(call)
@@ -90,28 +109,32 @@ class PassthroughJobs:
             verdict = await self._verdict(steps if asked else None, forwarded, lease)
             verdict = masks_of(intent.credential).inside(verdict)
             await self._record(intent, job, verdict, lease, repeats=repeats)
-            return forwarded
+            return replace(forwarded, verdict=verdict, repeats=repeats)
         finally:
             steps.close()
 
     # -- the job
 
-    async def _made(self, intent: Intent) -> tuple[Job, Lease, bool]:
+    async def _made(self, intent: Intent, row: Unanswered) -> tuple[Job, Lease, bool]:
         """The job, the lease on it, and whether it was there: the caller repeats a request under its own key.
 
         A key whose submit was refused is free again: that was no intent of which there may be only one.
         """
         for number in range(REFUSALS_KEPT):
             ends = self._clock.monotonic() + LEASE_MS / 1000
-            new = new_job(intent, number, self._settings, self._clock.now())
+            new = replace(new_job(intent, number, self._settings, self._clock.now()), unanswered=row)
             created = (await self._store.create_jobs([new]))[0]
             if created.budget is not None:
                 raise over_budget(created.budget, new.job.detail.cost)
             job = created.job
             if created.verdict == "created":
                 return job, Lease(job.lease, ends, self._clock), False
-            if job.status is JobStatus.FAILED and job.accepted_at is None and not job.provider_job_ids:
+            if created.verdict == "key_reused":
+                raise Invalid(KEY_REUSED, code="idempotency_key_reused", param="Idempotency-Key")
+            if was_not_accepted(job):
                 continue
+            if intent.idempotency_key is not None:
+                raise Replayed(job)
             if self._clock.now() - (job.submitted_at or job.created_at) > intent.operation.settle_s * 1000:
                 break
             return job, Lease(None, ends, self._clock), True
@@ -269,8 +292,13 @@ def _told(provider: Provider, job: Job, error: NotSent | Lost) -> Refusal:
     if isinstance(error, NotSent):
         text = f"{provider.title} cannot be reached now ({error.kind}): nothing was sent, and {job.id} has failed."
         return Unavailable(text, code="provider_unavailable")
-    text = (
-        f"{provider.title} may have accepted it, and its reply was lost ({error.kind}). Do not send it again: see"
-        f" GET /v1/jobs/{job.id}, which finds out or says that it is unknown."
+    return reply_lost(provider, job, f"its reply was lost ({error.kind})")
+
+
+def reply_lost(provider: Provider, job: Job, what: str) -> ReplyLost:
+    refusal = ReplyLost(
+        f"{provider.title} may have accepted it, and {what}. Do not send it again: see GET /v1/jobs/{job.id}, which"
+        " finds out or says that it is unknown. If another one is meant, send it with `Callsheet-Repeat: new`."
     )
-    return NoReply(text)
+    refusal.job = job.id
+    return refusal

@@ -9,7 +9,7 @@ import json
 import pkgutil
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -152,6 +152,7 @@ class Provider(Protocol):
     catalogs: Mapping[str, Documented] = {}  # kind -> what the documents list
     live_catalogs: tuple[str, ...] = ()  # kinds that no document lists, and `catalog` does
     other_origins: frozenset[str] = frozenset()  # beside that of `base_url`, to which its key goes, too
+    submit_status: int = 200  # of the reply to an accepted submit
     url_fields: frozenset[str] = frozenset()  # JSON fields whose URLs are API calls, rewritten by passthrough
     reads_history: bool = False  # `history` gives rows: `reconcile` works
     correlation_header: str | None = None  # it carries `Call.correlation`, and a passthrough caller's own
@@ -167,6 +168,13 @@ class Provider(Protocol):
         verdict: LookupVerdict = NotFound(reason=f"{self.title} documents no list to look in: see its dashboard")
         yield from ()
         return verdict
+
+    def submit_reply(self, call: Call) -> Json | list[Any] | None:
+        """What the reply to an accepted submit says, made of the job's ids, for who repeats a submit by this API.
+
+        In the shape of the documents, as soon after the submit; None if the reply is the result itself.
+        """
+        return None
 
     def cancel(self, call: Call, provider_job_id: str) -> Asking:
         """Ask for the end. An `Update` says what came of it; `processing` where the provider is yet to confirm."""

@@ -163,6 +163,12 @@ class AIMLAPI(Provider):
         """Files are given as URLs of ours, which AI/ML API has to reach."""
         _with_urls(self.operations[call.operation], call)
 
+    def submit_reply(self, call: Call) -> Json | None:
+        """The generation's id; what is answered at once has its result in the reply alone."""
+        if self.operations[call.operation].immediate or not call.provider_job_ids:
+            return None
+        return {"id": call.provider_job_ids[0], "status": "queued"}
+
     def status(self, call: Call, provider_job_id: str) -> Asking:
         """One GET of the result; a second where it is said to be there, and is not."""
         operation = self.operations[call.operation]

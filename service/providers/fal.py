@@ -12,7 +12,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from service.errors import BadRequest, Invalid, Unavailable
 from service.facts import (
@@ -149,6 +149,15 @@ class Fal(Provider):
         if not path.startswith(f"/{RUN_HOST}/"):
             return base_url + path
         return platform.host_of(base_url, self.base_url, RUN_HOST) + path.removeprefix(f"/{RUN_HOST}")
+
+    def submit_reply(self, call: Call) -> Json | None:
+        """The ids and URLs of a request in the queue."""
+        model = model_of(_model(call))
+        if model is None or is_run(call.input) or not call.provider_job_ids:
+            return None
+        request_id = call.provider_job_ids[0]
+        at = places(call.base_url, model, request_id, call.provider_data or {})
+        return {"status": "IN_QUEUE", "request_id": request_id, **asdict(at)}
 
     def _ran(self, call: Call, reply: Reply) -> Submitting:
         """The reply of fal.run is the result, and a header names the request."""

@@ -89,6 +89,14 @@ class PeakMV(Provider):
         )
         return _read_submit(call, reply)
 
+    def submit_reply(self, call: Call) -> Json | None:
+        """The job's id, and where its status is."""
+        if not call.provider_job_ids:
+            return None
+        named, known = call.provider_job_ids[0], call.provider_data or {}
+        url = text_of(known.get("status_url")) or f"{call.base_url}{JOB_PATH}{path_part(named)}"
+        return {"success": True, "job_id": named, "status_url": url}
+
     def status(self, call: Call, provider_job_id: str) -> Asking:
         """Ask each place where the job can be, until one knows it."""
         verdict: StatusVerdict = NotFound(reason="PeakMV does not know this id")

@@ -133,6 +133,13 @@ class PixVerse(Provider):
         body = {**body, "webhook_id": call.callback_id} if called_back else body
         return {name: _numbered(name, value) for name, value in body.items()}
 
+    def submit_reply(self, call: Call) -> Json | None:
+        """The envelope with the id, a number."""
+        kind = self.operations[call.operation].output
+        if kind not in RESULTS or not call.provider_job_ids:
+            return None
+        return {"ErrCode": 0, "ErrMsg": "Success", "Resp": {RESULTS[kind][0]: int(call.provider_job_ids[0])}}
+
     def status(self, call: Call, provider_job_id: str) -> Asking:
         """One GET of the result."""
         kind = self.operations[call.operation].output

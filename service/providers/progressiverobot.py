@@ -85,6 +85,11 @@ class ProgressiveRobot(Provider):
         reply = yield _charging(call, operation, uploaded)
         return replies.read_submit(call, operation, reply)
 
+    def submit_reply(self, call: Call) -> Json | list[str] | None:
+        """The job's id, or the list of several."""
+        ids = call.provider_job_ids
+        return None if not ids else {"job_id": ids[0], "status": "queued"} if len(ids) == 1 else list(ids)
+
     def status(self, call: Call, provider_job_id: str) -> Asking:
         """One GET; a second one, of the queue, only while it waits there and the first did not say where."""
         operation = self.operations[call.operation]

@@ -9,7 +9,7 @@ import base64
 import json
 import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -93,6 +93,7 @@ class Replicate(Provider):
     callback_keys = "account"
     callback_https_only = True
     callback_max_bytes = 8 * 1024 * 1024  # `logs` and `output` may hold much, data URIs among it
+    submit_status = 201
     url_fields = frozenset({"get", "cancel", "next", "previous"})
     reads_history = True
 
@@ -110,6 +111,26 @@ class Replicate(Provider):
             charges=True,
         )
         return _read_submit(call, reply)
+
+    def submit_reply(self, call: Call) -> Json | None:
+        """A prediction that has just been made."""
+        if not call.provider_job_ids:
+            return None
+        named, known = call.provider_job_ids[0], call.provider_data or {}
+        url = f"{call.base_url}/v1/predictions/{path_part(named)}"
+        made_at = datetime.fromtimestamp((call.submitted_at or call.now) / 1000, UTC)
+        return {
+            "id": named,
+            "model": text_of(known.get("model")) or text_of(call.input.get("model")) or "",
+            "version": text_of(known.get("version")) or text_of(call.input.get("version")) or "hidden",
+            "input": call.input.get("input"),
+            "output": None,
+            "logs": "",
+            "error": None,
+            "status": "starting",
+            "created_at": made_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "urls": {"get": url, "cancel": f"{url}/cancel"},
+        }
 
     def status(self, call: Call, provider_job_id: str) -> Asking:
         """One GET of the prediction."""

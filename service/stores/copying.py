@@ -57,6 +57,7 @@ TABLES = (
     Table("budgets", ("tenant", "provider")),
     Table("jobs"),
     Table("job_details", ("job",)),
+    Table("unanswered", ("job",)),
     Table("provider_ids", ("credential", "provider_job_id")),
     Table("notes"),
     Table("callbacks", only="(x.job IS NULL OR EXISTS (SELECT 1 FROM jobs j WHERE j.num = x.job))"),

@@ -18,6 +18,7 @@ from service.stores.plain_credentials import PlainCredentials
 from service.stores.plain_files import PlainFiles
 from service.stores.plain_money import PlainMoney
 from service.stores.plain_reconcile import PlainReconcile
+from service.stores.plain_unanswered import PlainUnanswered
 
 JOB_COLUMNS = (
     "num id tenant provider operation credential status reason version sequence work due_at lease tries polls "
@@ -123,7 +124,7 @@ class _Where:
         return f" WHERE {' AND '.join(self.clauses)} ORDER BY {self._column} DESC LIMIT {int(limit)}"
 
 
-class PlainRows(PlainCredentials, PlainFiles, PlainMoney, PlainReconcile):
+class PlainRows(PlainCredentials, PlainFiles, PlainMoney, PlainReconcile, PlainUnanswered):
     """The verbs that are one statement, or a page of a list."""
 
     nonce: int

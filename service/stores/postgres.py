@@ -17,6 +17,7 @@ from service.spending import charge_of
 from service.states import Json, Work
 from service.stores import Created, Plan, Room
 from service.stores.plain import JOB_COLUMNS, MUTABLE_COLUMNS, changed_values, job_values
+from service.stores.plain_unanswered import COLUMNS, unanswered_values
 from service.stores.planning import Loaded, Planner, WriteSet, ids_to_bind
 from service.stores.postgres_deliveries import DeliveryVerbs
 from service.stores.postgres_money import MoneyVerbs, follow
@@ -37,6 +38,7 @@ INSERT_OWNER = insert("provider_ids", "credential provider_job_id job") + " ON C
 INSERT_DEDUPE = insert("dedupe_keys", "job key")
 INSERT_NOTE = insert("notes", "job at kind data")
 INSERT_CALLBACK = insert("callbacks", "job provider received_at verdict reason body")
+INSERT_UNANSWERED = insert("unanswered", " ".join(COLUMNS))
 UPDATE_JOB = update("jobs", "num", MUTABLE_COLUMNS)
 UPDATE_DETAIL = update("job_details", "job", ["detail"])
 KEYS = (
@@ -176,6 +178,8 @@ class PostgresStore(DeliveryVerbs, MoneyVerbs, NodeVerbs, RetentionVerbs, Storag
         details = [(i.job.num, i.input, _encode(i.job.metadata).decode(), _encode(i.job.detail)) for i in items]
         await self._many(INSERT_DETAIL, details)
         await self._bind([(job.credential, named, job.num) for job in jobs for named in job.provider_job_ids])
+        waiting = [unanswered_values(item, item.job.num) for item in items if item.unanswered is not None]
+        await self._many(INSERT_UNANSWERED, waiting)
         await self._charge_new(jobs)
         loaded = Loaded()
         loaded.endpoints = await self._load_endpoints({i.job.tenant for i in items if i.announcements})

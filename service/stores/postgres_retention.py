@@ -7,6 +7,7 @@ import msgspec
 from service.facts import RawCallback
 from service.models import Job
 from service.stores.plain import without_content
+from service.stores.plain_unanswered import KEPT_MS
 from service.stores.postgres_rows import PostgresRows
 
 KEPT_COMMITS_MS = 3_600_000
@@ -137,6 +138,7 @@ class RetentionVerbs(PostgresRows):
         if not self._partitions.used:
             deleted += await self._run(OLD_CALLBACKS, callbacks_before, limit)
         deleted += await self._run(OLD_HELD, held_before, limit, now)
+        deleted += await self._run("DELETE FROM unanswered WHERE made_at < $1", now - KEPT_MS)
         jobs = [row[0] for row in await self._rows(OLD_JOBS, jobs_before, limit)]
         jobless = [row[0] for row in await self._rows(OLD_EVENTS, jobs_before, limit)]
         events = [row[0] for row in await self._rows(EVENTS_OF, jobs)] + jobless

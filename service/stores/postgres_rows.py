@@ -41,7 +41,7 @@ TYPES = (
         " type once error outcome unit amount standing".split(),
         "text",
     )
-    | dict.fromkeys("fingerprint input detail data body response".split(), "bytea")
+    | dict.fromkeys("fingerprint digest input detail data body response".split(), "bytea")
     | {"number": "int", "status_code": "int"}
 )
 HORIZON = f"((pg_snapshot_xmin(pg_current_snapshot())::text::bigint + {{}}) << {SHIFT})"

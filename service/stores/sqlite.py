@@ -15,6 +15,7 @@ from service.models import Announcement, Applied, Credential, DueDelivery, Job, 
 from service.states import Json, Work
 from service.stores import Created, Held, Plan, Room
 from service.stores.plain import JOB_COLUMNS, MUTABLE_COLUMNS, changed_values, job_values, without_content
+from service.stores.plain_unanswered import COLUMNS, KEPT_MS, unanswered_values
 from service.stores.planning import Loaded, Planner, WriteSet, ids_to_bind
 from service.stores.sqlite_clock import FURTHEST_MS
 from service.stores.sqlite_deliveries import DeliveryVerbs
@@ -27,6 +28,7 @@ from service.stores.turns import BY_TIME, BY_TURN, CREDENTIALS_PER_CLAIM, DUE_RO
 _encode = msgspec.json.encode
 _places = ", ".join("?" * len(JOB_COLUMNS))
 INSERT_JOB = f"INSERT INTO jobs ({', '.join(JOB_COLUMNS)}, idempotency_key, fingerprint) VALUES ({_places}, ?, ?)"  # noqa: S608
+INSERT_UNANSWERED = f"INSERT INTO unanswered ({', '.join(COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608
 UPDATE_JOB = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in MUTABLE_COLUMNS)} WHERE num = ?"  # noqa: S608
 # Those of what fell due first and last: the one has waited longest, the other hides behind no backlog.
 _DUE = "SELECT * FROM (SELECT credential FROM jobs WHERE work = :work AND due_at <= :now ORDER BY due_at{} LIMIT :most)"
@@ -45,6 +47,7 @@ PRUNE = (  # attempts and callbacks (the oldest only are looked at), held delive
     " WHERE e.job = j.num AND x.status IN (0, 4)) ORDER BY j.finished_at LIMIT :limit)",
     "DELETE FROM events WHERE num IN (SELECT e.num FROM events e WHERE e.job IS NULL AND e.created_at < :jobs"
     " AND NOT EXISTS (SELECT 1 FROM deliveries x WHERE x.event = e.num AND x.status IN (0, 4)) LIMIT :limit)",
+    f"DELETE FROM unanswered WHERE made_at < :now - {KEPT_MS}",  # noqa: S608
 )
 _counted = "SELECT COUNT(*), MIN(due_at) FROM (SELECT due_at FROM {} AND due_at IS NOT NULL LIMIT 100000) q"
 BACKLOG = {
@@ -108,6 +111,7 @@ class SqliteStore(DeliveryVerbs, MoneyVerbs, StorageVerbs):
         self._execute("INSERT INTO job_details VALUES (?, ?, ?, ?)", (num, item.input, metadata, detail))
         owned = [(job.credential, provider_job_id, num) for provider_job_id in job.provider_job_ids]
         self._many("INSERT INTO provider_ids VALUES (?, ?, ?)", owned)
+        self._many(INSERT_UNANSWERED, [unanswered_values(item, num)] if item.unanswered is not None else [])
         self._charge_new(job)
         loaded = Loaded()
         if item.announcements:

@@ -1,6 +1,6 @@
 """RFC 9457 problem documents: every refusal and every failure leaves as one."""
 
-from service.errors import Forbidden, Missing, NotAllowedHere, Refusal, Unsatisfiable
+from service.errors import Forbidden, Missing, NotAllowedHere, Refusal, ReplyLost, Unsatisfiable
 from service.states import Json
 from service.web.remedies import REMEDIES
 from service.web.replies import Headers, Reply, json_reply
@@ -52,6 +52,8 @@ def _headers(refusal: Refusal) -> Headers:
         headers.append(("retry-after", str(refusal.retry_after)))
     if refusal.status in (408, 413):
         headers.append(("connection", "close"))  # the rest of the body is not read
+    if isinstance(refusal, ReplyLost):
+        headers.append(("x-should-retry", "false"))
     if refusal.job is not None:
         headers.append(("callsheet-job-id", refusal.job))
     if isinstance(refusal, Unsatisfiable) and refusal.length is not None:

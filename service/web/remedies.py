@@ -148,6 +148,11 @@ REMEDIES = _rows(
     ("no_reply", "The provider's reply was lost",
      "Do not send it again: the provider may have accepted it. The header `Callsheet-Job-Id` and `detail` name the job;"
      " GET /v1/jobs/{id} finds out what became of it, or says that it is unknown."),
+    ("reply_lost", "The reply to a submit was lost",
+     "Do not send it again: the provider may have accepted it. The header `Callsheet-Job-Id` and `detail` name the job;"
+     " GET /v1/jobs/{id} finds out what became of it, or says that it is unknown. An equal submit within ten minutes is"
+     " not forwarded, and is answered once that is known; with the header `Callsheet-Repeat: new` another one is"
+     " meant."),
     ("output_unavailable", "The output is not to be had now",
      "Try again later: the provider could not be reached, or answered what cannot be given on. `detail` says more."),
     ("store_unavailable", "The database cannot keep it now",

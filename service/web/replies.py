@@ -1,6 +1,7 @@
 """What a handler gives back, and how it goes out."""
 
-from collections.abc import AsyncIterable, AsyncIterator
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ class Reply(Record):
     body: bytes | AsyncIterable[bytes] = b""
     content_type: str | None = JSON  # None: it is among the headers, or there is none
     headers: Headers = ()
+    after: Callable[[bool], Awaitable[None]] | None = None  # told whether all of it went out to an open connection
 
 
 def json_reply(data: Any, status: int = 200, headers: Headers = ()) -> Reply:
@@ -32,21 +34,32 @@ NO_CONTENT = Reply(status=204)
 
 async def send_reply(reply: Reply, scope: Scope, receive: Receive, send: Send) -> None:
     """Send it whole; a stream until it ends or the client goes."""
+    whole = False
+    if reply.after is not None:
+        await asyncio.sleep(0)  # a connection that is gone by now is known to be
+    try:
+        whole = await _send(reply, scope, receive, send)
+    finally:
+        if reply.after is not None:
+            await reply.after(whole)
+
+
+async def _send(reply: Reply, scope: Scope, receive: Receive, send: Send) -> bool:
+    """Whether it went out to its end."""
     headers = [(name.encode(), value.encode("latin-1")) for name, value in reply.headers]
     if reply.status != 204 and reply.content_type is not None:
         headers.append((b"content-type", reply.content_type.encode()))
     if not isinstance(reply.body, bytes):
         stream = reply.body if scope["method"] != "HEAD" else _Unsent(reply.body)
-        await send_stream(reply.status, headers, stream, receive, send)
-        return
+        return await send_stream(reply.status, headers, stream, receive, send)
     if reply.status != 204:
         headers.append((b"content-length", b"%d" % len(reply.body)))
     body = b"" if scope["method"] == "HEAD" else reply.body
     if len(body) > PIECE_BYTES:
-        await send_stream(reply.status, headers, _sliced(body), receive, send)
-        return
+        return await send_stream(reply.status, headers, _sliced(body), receive, send)
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+    return True
 
 
 async def _sliced(body: bytes) -> AsyncIterator[bytes]:

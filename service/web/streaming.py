@@ -15,9 +15,9 @@ RawHeaders = list[tuple[bytes, bytes]]
 
 async def send_stream(
     status: int, headers: RawHeaders, body: AsyncIterable[bytes], receive: Receive, send: Send
-) -> None:
-    """Send it, and close it (`aclose`) in any case. One that breaks leaves the response without an end, so that the
-    server cuts the connection and nobody takes what came for the whole.
+) -> bool:
+    """Send it, and close it (`aclose`) in any case; whether it went out to its end. One that breaks leaves the response
+    without an end, so that the server cuts the connection and nobody takes what came for the whole.
     """
     # Tasks of asyncio's own: a cancel scope of anyio never reaches a task whose next bytes are always there already.
     sending = asyncio.create_task(_send(status, headers, body, send))
@@ -35,6 +35,7 @@ async def send_stream(
         log.log(getattr(error, "level", logging.WARNING), "a stream was cut: %s", error)
     elif error is not None:
         raise error
+    return not sending.cancelled() and error is None
 
 
 async def _send(status: int, headers: RawHeaders, body: AsyncIterable[bytes], send: Send) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from service.accepting import Submit
-from service.errors import BadRequest, Conflict, Invalid, Missing
+from service.errors import Conflict, Invalid, Missing
 from service.facts import Arrival, CancelAsked, Resolve
+from service.idempotency import idempotency_key
 from service.ids import new_correlation
 from service.models import Job
 from service.rules_submit import CREDENTIAL_PAUSED
@@ -24,8 +25,6 @@ LONGEST_WAIT_S = 60
 KINDS = ("accepted", "submit", "callback", "poll", "update", "event", "delivery", "attempt")  # where times are equal
 _ORDER = {kind: place for place, kind in enumerate(KINDS)}
 _WAIT = re.compile(r'wait\s*=\s*"?([0-9]{1,9})"?(?:\s*;.*)?', re.IGNORECASE)
-_QUOTED_KEY = re.compile(r'"((?:[!#-\[\]-~]|\\["\\])+)"')
-_BARE_KEY = re.compile(r"[!#-~][!-~]*")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -73,21 +72,6 @@ def _submit(call: Call) -> Submit:
         idempotency_key=idempotency_key(call.headers.get("idempotency-key")),
         traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else None,
     )
-
-
-def idempotency_key(text: str | None) -> str | None:
-    """The inner text of a structured-field string, or a bare one. Raises 400 where it is neither."""
-    if text is None:
-        return None
-    quoted, bare = _QUOTED_KEY.fullmatch(text.strip()), _BARE_KEY.fullmatch(text.strip())
-    key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else bare[0] if bare else ""
-    if not 1 <= len(key) <= 255:
-        raise BadRequest(
-            "Idempotency-Key takes 1 to 255 visible ASCII characters, bare or in double quotes.",
-            code="bad_idempotency_key",
-            param="Idempotency-Key",
-        )
-    return key
 
 
 def _wait_s(call: Call) -> int:

@@ -13,6 +13,7 @@ from service.web.replies import Reply
 
 IDLE_S = 30.0  # between pieces of a body
 WHOLE_S = 120.0  # for a body that is read before it is forwarded
+_WATCHING: set[asyncio.Task[None]] = set()  # each ends with its request: then the server says that it is gone
 _PATH = re.compile(rb"/v1/providers/[^/]+/passthrough(/.*)", re.DOTALL)
 
 
@@ -20,7 +21,8 @@ async def relay(call: Call) -> Reply:
     """Whatever the provider answers, with its status; a stream where it is not read here."""
     relayed = await call.context.passthrough.relay(call.who, _asked(call))
     body = relayed if relayed.whole is None else relayed.whole
-    return Reply(status=relayed.status, body=body, content_type=None, headers=tuple(relayed.headers.items()))
+    headers = tuple(relayed.headers.items())
+    return Reply(status=relayed.status, body=body, content_type=None, headers=headers, after=relayed.after)
 
 
 def _asked(call: Call) -> Asked:
@@ -40,7 +42,23 @@ def _asked(call: Call) -> Asked:
         secret=call.key,
         whole=whole,
         pieces=lambda: _pieces(call),
+        watch=lambda: _watched(call),
     )
+
+
+def _watched(call: Call) -> asyncio.Event:
+    """Set when the caller's connection is gone."""
+    gone = asyncio.Event()
+
+    async def wait() -> None:
+        while (await call.receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+
+    watching = asyncio.create_task(wait())
+    _WATCHING.add(watching)
+    watching.add_done_callback(_WATCHING.discard)
+    return gone
 
 
 async def _pieces(call: Call) -> AsyncIterator[bytes]:

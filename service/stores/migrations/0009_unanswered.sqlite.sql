@@ -1,0 +1,10 @@
+-- Submits by the provider's own API whose reply nobody has taken yet, there before their first byte leaves.
+CREATE TABLE unanswered (
+    job INTEGER PRIMARY KEY REFERENCES jobs ON DELETE CASCADE,
+    tenant INTEGER NOT NULL,
+    digest BLOB NOT NULL, -- of all that makes another submit its equal
+    made_at INTEGER NOT NULL,
+    holder INTEGER, -- the open connection that waits for the reply; NULL: there is none
+    seen_at INTEGER NOT NULL -- when it was last said to be open
+);
+CREATE INDEX unanswered_digest ON unanswered (tenant, digest);
