@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from service import addresses, signatures
 from service.account_facts import AccountFacts
 from service.accounts import Accounts, Principal
+from service.calling import Calling
 from service.clock import Clock
 from service.conversation import account_call
 from service.endpoints import lane_of
@@ -57,6 +58,7 @@ class Accepting:
         policy: addresses.Policy,
         refs: FileRefs,
         account_facts: AccountFacts,
+        calling: Calling,
         settings: Settings,
         clock: Clock,
         wake: Callable[[], None],
@@ -64,7 +66,7 @@ class Accepting:
     ):
         self._store, self._accounts, self._sealed = store, accounts, sealed
         self._providers, self._policy, self._settings = providers, policy, settings
-        self._refs, self._account_facts = refs, account_facts
+        self._refs, self._account_facts, self._calling = refs, account_facts, calling
         self._clock, self._wake, self._hand_over = clock, wake, hand_over
         self._queued: dict[int, tuple[float, int]] = {}
 
@@ -178,7 +180,11 @@ class Accepting:
             correlation=new_correlation(),
             followed=follows,
             metadata=asked.metadata,
-            detail=self._detail(asked, job_id, principal.tenant),
+            detail=replace(
+                self._detail(asked, job_id, principal.tenant),
+                # It may have been told our URL where that is one for all of the account; a URL per job it was not.
+                called_back=follows and self._calling.id_for(credential, operation) is not None,
+            ),
         )
         announcements: tuple[Announcement, ...] = ()
         if follows:

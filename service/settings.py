@@ -43,7 +43,11 @@ class ProviderSettings:
     base_url: str | None = knob(None, knobs.origin, "URL", "the provider's origin and prefix, else its public address")
     callback_secret: Secret | None = secret_knob(None, Secret, "text", "what the provider signs its callbacks with")
     callback_id: str | None = knob(None, str, "text", "the provider's id of our callback URL (PixVerse: webhook_id)")
-    poll: bool | None = knob(None, knobs.flag, "true or false", "whether to poll, else as the provider's file says")
+    poll: bool | None = knob(
+        None, knobs.flag, "true or false",
+        "true: ask for no callbacks, and read all jobs at the full pace. Else what calls back is read rarely, never"
+        " not at all: a lost callback costs a minute or two",
+    )  # fmt: skip
     concurrency: int | None = knob(None, knobs.whole(1, 100_000), "jobs", "at the provider at a time, per credential")
     rate: float | None = knob(None, knobs.rate, "per second", "submits to the provider, per credential")
     options: dict[str, str] = field(default_factory=dict, repr=False)

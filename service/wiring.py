@@ -167,6 +167,7 @@ class Parts:
             policy=self.policy,
             refs=self.files.refs,
             account_facts=self.account_facts,
+            calling=self.calling,
             settings=self.settings,
             clock=self.clock,
             wake=self.submission.wake.set,

@@ -2,12 +2,16 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from service.facts import Begin
+from service.facts import Arrival, Begin, Update
+from service.states import JobStatus, Source
 from service.web import answers
+from tests.web.conftest import Client
+from tests.web.sandboxed import running
 from tests.web.shapes import has_exactly
 
 pytestmark = pytest.mark.anyio
@@ -84,6 +88,44 @@ async def test_a_wait_that_ends_first_answers_202_on_submit_and_200_on_read(call
     path = f"/v1/jobs/{response.json()['id']}"
     assert (await call("GET", path, headers={"prefer": "wait=1"})).status_code == 200
     assert (await call("GET", path, headers={"prefer": "handling=strict"})).status_code == 200
+
+
+FOLLOWED = {
+    "pixverse": ("text_to_video", "4031"),
+    "fal": ("queue", "fal-ai/flux/requests/4031"),
+    "replicate": ("prediction", "4031"),
+    "peakmv": ("generate", "4031"),
+}
+
+
+@pytest.mark.parametrize(
+    ("provider", "settings", "rarely"),
+    [
+        ("pixverse", {}, True),  # it calls one URL per account
+        ("pixverse", {"CALLSHEET_PIXVERSE_POLL": "false"}, True),
+        ("pixverse", {"CALLSHEET_PIXVERSE_POLL": "true"}, False),
+        ("pixverse", {"CALLSHEET_PIXVERSE_API_KEY": "k"}, False),  # no webhook_id
+        ("fal", {}, False),  # its callbacks go where each submit said, which was not ours
+        ("replicate", {}, False),
+        ("peakmv", {}, False),
+    ],
+)
+async def test_what_is_followed_is_read_as_rarely_as_our_own_jobs_where_it_calls_back(
+    provider: str, settings: dict[str, str], rarely: bool, tmp_path: Path
+) -> None:
+    operation, named = FOLLOWED[provider]
+    async with running(tmp_path, **settings) as service:
+        client = Client(service)
+        body = {"provider": provider, "operation": operation, "provider_job_id": named}
+        job = await service.context.store.job_by_id((await client.a_job(body))["id"])
+        assert job is not None and job.due_at is not None
+        usual = service.context.providers[provider].operations[operation].poll
+        first, pace = job.due_at, usual if "CALLSHEET_PIXVERSE_API_KEY" in settings else usual.quick()
+        read = Arrival(job=job.num, provider_job_id=named, fact=Update(status=JobStatus.PROCESSING), source=Source.POLL)
+        after = (await service.context.transitions.apply_one(read)).job
+        assert after is not None and after.due_at is not None
+        assert (after.due_at - first >= pace.late_s * 1000) == rarely
+        await client.http.aclose()
 
 
 async def test_following_makes_a_job_that_is_processing_and_only_one(call: Any) -> None:
