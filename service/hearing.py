@@ -6,7 +6,7 @@ from typing import Any
 from aiohttp import ClientPayloadError, HttpVersion
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import RawResponseMessage
-from aiohttp.http_exceptions import BadHttpMessage
+from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -29,14 +29,17 @@ class Hearing(ResponseHandler):
     def set_response_params(self, *, skip_payload: bool = False, timer: Any = None, **more: Any) -> None:
         """As aiohttp calls it before each request."""
         super().set_response_params(skip_payload=skip_payload, timer=timer, **more)
-        reader = ReplyReader(has_body=not skip_payload, lenient=self._lenient)
-        self._reading = self._parser = Reading(self, reader, timer)  # type: ignore[assignment]
+        if self._lenient:
+            self._reading = Reading(self, ReplyReader(has_body=not skip_payload, lenient=True), timer)
+        else:
+            self._reading = QuickReading(self, ReplyReader(has_body=not skip_payload), timer, self._parser)
+        self._parser = self._reading  # type: ignore[assignment]
         self.requests, self.heard = self.requests + 1, False
 
     def data_received(self, data: bytes) -> None:
         """Also called with nothing, to go on after a pause."""
         self.heard = self.heard or bool(data)
-        if data or self._reading is None:
+        if data or self._reading is None or self._reading.goes_on:
             super().data_received(data)
 
     def feed_data(self, item: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
@@ -49,7 +52,7 @@ class Hearing(ResponseHandler):
     @property
     def head_so_far(self) -> Head | None:
         """Of a reply whose head never was whole."""
-        return self._reading.reader.head_so_far if self._reading is not None else None
+        return self._reading.head_so_far if self._reading is not None else None
 
     def unusable(self) -> None:
         """No other request goes out on it; at once, if it idles."""
@@ -61,6 +64,8 @@ class Hearing(ResponseHandler):
 class Reading:
     """A reader of one reply, in the shape of aiohttp's parsers."""
 
+    goes_on = False  # whether it keeps data back while the transport pauses
+
     def __init__(self, connection: Hearing, reader: ReplyReader, timer: Any):
         self._connection, self.reader, self._timer = connection, reader, timer
         self.payload: StreamReader | None = None
@@ -69,6 +74,10 @@ class Reading:
     @property
     def over(self) -> bool:
         return self.reader.done
+
+    @property
+    def head_so_far(self) -> Head | None:
+        return self.reader.head_so_far
 
     def feed_data(self, data: bytes) -> tuple[list[tuple[RawResponseMessage, StreamReader]], bool, bytes]:
         try:
@@ -131,6 +140,83 @@ class Reading:
         self._ending = None
         self._take(self.reader.close())
         self._connection.unusable()
+
+
+class QuickReading(Reading):
+    """By aiohttp's own parser, which takes a quarter of the time; by ours from the start of what that refuses."""
+
+    def __init__(self, connection: Hearing, reader: ReplyReader, timer: Any, parser: Any):
+        super().__init__(connection, reader, timer)
+        self._quick: Any = parser
+        self._raw = b""  # what came of the head
+
+    @property
+    def goes_on(self) -> bool:  # type: ignore[override]
+        return self._quick is not None
+
+    @property
+    def over(self) -> bool:
+        return super().over if self._quick is None else self.payload is not None and self.payload.is_eof()
+
+    @property
+    def head_so_far(self) -> Head | None:
+        if self._quick is not None and self.payload is None and self._raw:
+            self._take_over()
+        return super().head_so_far
+
+    def feed_data(self, data: bytes) -> tuple[list[tuple[RawResponseMessage, StreamReader]], bool, bytes]:
+        if self._quick is None:
+            return super().feed_data(data)
+        if self.payload is None:
+            self._raw = self._raw + data if self._raw else data
+        try:
+            messages, _, _ = self._quick.feed_data(data)
+        except HttpProcessingError:
+            return self._refused()
+        if self.payload is not None:
+            messages = self._unasked() if messages else messages
+        elif messages and messages[0][0].code < 200:  # an interim reply: ours knows when there are too many
+            return self._take_over()
+        elif messages:
+            self.payload, self._raw = messages[0][1], b""
+            odd = len(messages) > 1 or (messages[0][0].code == 204 and _announces(messages[0][0]))
+            messages = messages[:1]
+            if odd:
+                self._connection.unusable()
+        return messages, False, b""
+
+    def _refused(self) -> tuple[list[tuple[RawResponseMessage, StreamReader]], bool, bytes]:
+        """Before the head was taken: from its start. After the body: surplus. In between the body is broken."""
+        if self.payload is None:
+            return self._take_over()
+        if not self.payload.is_eof():
+            self.payload.set_exception(ClientPayloadError("the body is broken"))
+        self._connection.unusable()
+        return [], False, b""
+
+    def _take_over(self) -> tuple[list[tuple[RawResponseMessage, StreamReader]], bool, bytes]:
+        self._quick, raw, self._raw = None, self._raw, b""
+        return super().feed_data(raw)
+
+    def _unasked(self) -> list[tuple[RawResponseMessage, StreamReader]]:
+        """Another reply, to no request."""
+        self._connection.unusable()
+        return []
+
+    def feed_eof(self) -> None:
+        if self._quick is None:
+            super().feed_eof()
+        else:
+            self._quick.feed_eof()
+
+    def pause_reading(self) -> None:
+        if self._quick is not None and hasattr(self._quick, "pause_reading"):
+            self._quick.pause_reading()
+
+
+def _announces(message: RawResponseMessage) -> bool:
+    """Whether the headers announce a body."""
+    return message.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in message.headers
 
 
 def _message(head: Head) -> RawResponseMessage:
