@@ -1,9 +1,11 @@
 """Wiring: the stages of one process, each given what it uses. The composition root makes what they stand on."""
 
+from functools import cached_property
 from typing import Any
 
 from service.accepting import Accepting
 from service.account_facts import AccountFacts
+from service.adopting import Adopting
 from service.callback_keys import CallbackKeys
 from service.callbacks import Callbacks
 from service.calling import Calling
@@ -99,6 +101,7 @@ class Parts:
             endpoints=self.endpoints,
             providers=self.known,
             accepting=self._accepting(),
+            adopting=self._adopting(),
             callbacks=self._callbacks(),
             transitions=self.transitions,
             gates=self.gates,
@@ -131,16 +134,23 @@ class Parts:
             lease_ms=self.lease_ms,
         )
 
+    @cached_property
+    def _reading(self) -> dict[str, Any]:
+        """What reads an output, or another piece of a job at its provider, needs."""
+        return {
+            "accounts": self.accounts, "providers": self.known, "conversations": self.conversations, "clock": self.clock
+        }  # fmt: skip
+
+    @cached_property
+    def _links(self) -> Links:
+        return Links(**self._reading, store=self.store, settings=self.settings)
+
+    def _adopting(self) -> Adopting:
+        return Adopting(**self._reading, links=self._links)
+
     def _outputs(self) -> Outputs:
-        shared: dict[str, Any] = {
-            "store": self.store,
-            "accounts": self.accounts,
-            "providers": self.known,
-            "conversations": self.conversations,
-            "clock": self.clock,
-        }
-        links = Links(**shared, settings=self.settings)
-        return Outputs(**shared, links=links, fetching=Fetching(self.egress), vault=self.vault)
+        fetching = Fetching(self.egress)
+        return Outputs(**self._reading, store=self.store, links=self._links, fetching=fetching, vault=self.vault)
 
     def _offers(self) -> Offers:
         return Offers(

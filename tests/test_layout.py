@@ -72,6 +72,7 @@ LAYERS: list[set[str]] = [
         "readiness",
         "passthrough",
         "reconciling",
+        "adopting",
     },
     {"web"},
     {"wiring"},

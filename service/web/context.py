@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from service.accepting import Accepting
 from service.accounts import Accounts
+from service.adopting import Adopting
 from service.callbacks import Callbacks
 from service.clock import Clock
 from service.delivery import Delivery
@@ -36,6 +37,7 @@ class Context:
     endpoints: Endpoints
     providers: Mapping[str, Provider]
     accepting: Accepting
+    adopting: Adopting
     callbacks: Callbacks
     transitions: Transitions
     gates: Gates

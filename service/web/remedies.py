@@ -99,6 +99,9 @@ REMEDIES = _rows(
     ("bad_cursor", "The cursor is not one of ours", "Take `next_cursor` of the page before, unchanged."),
     ("idempotency_key_reused", "The idempotency key was used with another body",
      "Send the same body to read the job again, or a new key for a new job."),
+    ("unknown_to_provider", "The provider does not know this id",
+     "Compare it with the provider's own list, under the account of the key that the job was sent with. The job is as"
+     " it was: resolve it again."),
     ("no_credential", "There is no credential for the provider",
      "Give one with PUT /v1/providers/{provider}/credentials or CALLSHEET_<PROVIDER>_API_KEY, or set"
      " CALLSHEET_SANDBOX_URL to try it without one."),

@@ -73,7 +73,7 @@ ROUTES: tuple[Route, ...] = (
           returns=answers.Job, errors=(409,), links=_links("path.job_id", "eraseJobContent")),
     Route(method="POST", path="/v1/jobs/{job_id}/resolve", name="resolveJob", scope="jobs:write",
           summary="Settle a job whose submit has an unknown outcome", answer=jobs.resolve, body=schemas.ResolveJob,
-          returns=answers.Job, errors=(409,)),
+          returns=answers.Job, errors=(409, 503)),
     Route(method="DELETE", path="/v1/jobs/{job_id}/content", name="eraseJobContent", scope="jobs:write", status=204,
           summary="Erase a finished job's input, outputs and bodies; the row stays", answer=jobs.erase, errors=(409,)),
     # -- endpoints

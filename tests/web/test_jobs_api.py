@@ -191,14 +191,7 @@ async def test_a_job_that_its_provider_cannot_cancel_stays_as_it_is(call: Any) -
     await call.refused(409, "already_terminal", "POST", f"/v1/jobs/{finished['id']}/cancel")
 
 
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        ({"action": "adopt", "provider_job_id": "77"}, "processing"),
-        ({"action": "fail"}, "failed"),
-        ({"action": "resubmit"}, "queued"),
-    ],
-)
+@pytest.mark.parametrize(("body", "status"), [({"action": "fail"}, "failed"), ({"action": "resubmit"}, "queued")])
 async def test_an_unknown_job_is_resolved_by_a_person(call: Any, body: Any, status: str) -> None:
     job = await call.an_unknown_job()
     before = await call.context.store.job_by_id(job["id"])

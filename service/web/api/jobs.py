@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from service.accepting import Submit
 from service.errors import Conflict, Invalid, Missing
-from service.facts import Arrival, CancelAsked, Resolve
+from service.facts import Arrival, CancelAsked, Resolve, Update
 from service.idempotency import idempotency_key
 from service.ids import new_correlation
 from service.models import Job
@@ -183,11 +183,23 @@ async def resolve(call: Call) -> Reply:
             code="not_resubmittable",
         )
     correlation = new_correlation() if given.action == "resubmit" else None
+    read = await _read_first(call, job, given.provider_job_id) if given.action == "adopt" else None
     fact = Resolve(action=given.action, provider_job_id=given.provider_job_id, correlation=correlation)
     job, ignored = await _told(call, job, fact)
+    if read is not None and job.status is JobStatus.PROCESSING:
+        told = Arrival(job=job.num, provider_job_id=given.provider_job_id, fact=read, source=Source.POLL)
+        job = (await call.context.transitions.apply_one(told)).job or job
     if ignored:
         raise Conflict(f"The job is {job.status} by now: only an unknown one is resolved.", code="not_unknown")
     return await _shown(call, job)
+
+
+async def _read_first(call: Call, job: Job, provider_job_id: str) -> Update:
+    """What the provider says of an id that no other job has. Until it says something, the job stays as it is."""
+    owner = await call.context.store.job_by_provider_id(job.credential, provider_job_id)
+    if owner is not None:
+        raise Conflict(f"It is bound already: {owner.id} has it.", code="id_already_bound", param="provider_job_id")
+    return await call.context.adopting.confirmed(job, provider_job_id)
 
 
 async def erase(call: Call) -> Reply:
