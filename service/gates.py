@@ -175,15 +175,16 @@ class Gates:
             self.refused(num, fact)
 
     def refused(self, num: int, fact: NotNow) -> None:
-        """The provider told the credential to wait: `fact.after_s`, or longer each time one asks in vain.
+        """The provider told the credential to wait: `fact.after_s`, or, where it names no time, longer each time.
 
         Those that had left together are refused together, which is one time.
         """
         before, now = self._holds.get(num), self._clock.monotonic()
-        pause = FIRST_HOLD_S
+        named, pause = named_wait(fact.after_s, MAX_HOLD_S), FIRST_HOLD_S
         if before is not None:
-            pause = before.pause if now < before.until else min(before.pause * 2, LONGEST_HOLD_S)
-        until = now + max(named_wait(fact.after_s, MAX_HOLD_S), pause)
+            again = now >= before.until and not named
+            pause = min(before.pause * 2, LONGEST_HOLD_S) if again else before.pause
+        until = now + (named or pause)
         self._holds[num] = _Hold(fact.reason, max(until, before.until if before else until), pause)
 
     def let_in(self, num: int) -> None:
