@@ -183,6 +183,9 @@ class Answers(BaseHTTPRequestHandler):
     def _submit_lock_out(self) -> None:
         self._json({"error": "Invalid or inactive API Key"}, 401)
 
+    def _submit_odd(self) -> None:
+        self._json({"hello": "there"})
+
     def _submit_hang(self) -> None:
         self.host.let_go.wait(60)
         self._drop()

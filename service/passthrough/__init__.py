@@ -136,6 +136,15 @@ class Passthrough:
                 del self._calls[tenant]
 
     @contextmanager
+    def _slot_lent(self, tenant: int) -> Iterator[None]:
+        """A repeat that waits has a ceiling of its own: its call is under way for nobody."""
+        self._calls[tenant] -= 1
+        try:
+            yield
+        finally:
+            self._calls[tenant] = self._calls.get(tenant, 0) + 1
+
+    @contextmanager
     def _holding(self, size: int) -> Iterator[None]:
         if self._held + size > MOST_HELD:
             raise TooMany("Too many large bodies are under way: try again in a moment.", retry_after=5)
@@ -303,6 +312,7 @@ class Passthrough:
                 try:
                     return await self._carried_out(aim, intent, outgoing, stack, connection)
                 except Replayed as replayed:
+                    await self._repeats.take(replayed.job, connection)
                     repeated = await self._repeated(aim, intent, replayed.job, connection)
                     if repeated is None:  # it was refused meanwhile
                         return await self._carried_out(aim, intent, outgoing, stack, connection)
@@ -333,7 +343,8 @@ class Passthrough:
             relayed = await self._whole(aim, done.streamed, done.head, stack, **named)
         else:
             relayed = self._streaming(aim, done.streamed, joined(done.head, done.rest), stack.pop_all(), **named)
-        told = isinstance(done.verdict, Accepted | Done) or 200 <= done.streamed.status < 300
+        read_by_caller = not done.whole and 200 <= done.streamed.status < 300  # larger than is read here
+        told = isinstance(done.verdict, Accepted | Done) or read_by_caller
         relayed.after = partial(self._after, connection, told)
         return relayed
 
@@ -346,7 +357,8 @@ class Passthrough:
 
         Raises 424 where what became of it cannot be learned in time, or the result was in the reply alone.
         """
-        job = await self._repeats.settled(job, connection)
+        with self._slot_lent(aim.tenant):
+            job = await self._repeats.settled(job, connection)
         if was_not_accepted(job):
             await self._repeats.forget(connection)
             return None

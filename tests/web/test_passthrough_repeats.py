@@ -204,6 +204,15 @@ def test_a_client_that_hangs_up_before_its_answer_gets_it_when_it_asks_again(
     assert len(upstream.paths("POST")) == 2
 
 
+def test_a_success_that_cannot_be_read_is_relayed_once_and_not_sent_again(peakmv: Client, upstream: Upstream) -> None:
+    body, upstream.submit = song(), "odd"
+    first = peakmv("POST", PATH, json=body)
+    assert (first.status_code, first.json()) == (200, {"hello": "there"})
+    again = peakmv("POST", PATH, json=body)
+    assert (again.status_code, again.headers["callsheet-job-id"]) == (424, first.headers["callsheet-job-id"])
+    assert len(upstream.paths("POST")) == 1
+
+
 # -- keys of the caller's
 
 
