@@ -407,8 +407,14 @@ async def test_a_credential_that_one_node_sees_refused_is_paused_for_all(tmp_pat
         async with fleet(3, url, sandbox) as nodes, node(url, sandbox, role="api") as (_, only_answers):
             httpx2.put(f"{sandbox}/_sandbox/pixverse/account", json={"api_key": "another"}).raise_for_status()
             first = await submit(nodes[0][1], "first")
-            met = await nodes[1][1].get(f"/v1/jobs/{first['id']}", headers={"prefer": "wait=60"})
-            assert met.json()["status"] == "failed"
+
+            async def shown_paused() -> bool:
+                met = (await nodes[1][1].get(f"/v1/jobs/{first['id']}")).json()
+                return (met["status"], met["reason"]) == ("queued", "credential_paused: authentication")
+
+            async with asyncio.timeout(60):
+                while not await shown_paused():  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
             await asyncio.sleep(REREAD_S + IDLE_S)  # within this every node has read it
             jobs = [await submit(client, f"behind-{n}") for n, (_, client) in enumerate(nodes)]
             await asyncio.sleep(1)

@@ -31,7 +31,9 @@ class Asked(Record, frozen=True, kw_only=True):
     secret: str
     whole: Callable[[int], Awaitable[bytes]]  # the body, at most so many bytes of it
     pieces: Callable[[], AsyncIterator[bytes]]  # or as it comes; one of the two is called, once
-    watch: Callable[[], asyncio.Event]  # called once the body is here: set when the caller's connection is gone
+    watch: Callable[[], asyncio.Event] = (
+        asyncio.Event
+    )  # called once the body is here: set when the caller's connection is gone
 
     @property
     def length(self) -> int | None:

@@ -343,9 +343,7 @@ def test_error_of_any_shape_is_an_error(payload: Any) -> None:
     assert update.status == JobStatus.FAILED and update.error is not None and update.error.message
 
 
-@pytest.mark.parametrize(
-    "body", [b"[" * 100_000, b'\xef\xbb\xbf{"request_id":"r","status":"OK"}', b'{"request_id":"\xff"}']
-)
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"request_id":"\xff"}'])
 def test_body_that_cannot_be_read_is_a_bad_request(body: bytes) -> None:
     with pytest.raises(BadRequest):
         provider.read_callback(body)

@@ -221,7 +221,7 @@ def test_deep_output_is_read() -> None:
     assert [shown.url for shown in provider.read_callback(body).update.outputs] == ["https://a.test/x.png"]
 
 
-@pytest.mark.parametrize("body", [b"[" * 100_000, b'\xef\xbb\xbf{"id":"p","status":"failed"}', b'{"id":"\xff"}', b"7"])
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"id":"\xff"}', b"7"])
 def test_body_that_cannot_be_read_is_a_bad_request(body: bytes) -> None:
     with pytest.raises(BadRequest):
         provider.read_callback(body)
