@@ -13,6 +13,7 @@ from service.idempotency import idempotency_key
 from service.ids import new_correlation, new_id, new_token
 from service.models import Credential, Detail, Job, NewJob
 from service.passthrough.bodies import Asked
+from service.passthrough.pricing import highest, reads_one_way
 from service.passthrough.recognising import Aim, headers_for
 from service.providers import Operation, Provider, Recognised, read_object
 from service.settings import Settings
@@ -37,6 +38,7 @@ class Intent(Record, frozen=True, kw_only=True):
     own_key: bool  # the caller chose the correlation, under which the provider never makes a second
     waits: bool = False  # the caller asked the provider to answer late, with the result
     traceparent: str | None
+    priced_as_highest: bool = False  # the provider may read the body otherwise than it was read here
     idempotency_key: str | None = None
     digest: bytes = b""  # of all that makes another submit its equal
 
@@ -64,6 +66,7 @@ def intended(
         own_key=own and operation.settled_by == "same_key",
         waits="wait" in asked.headers.get("prefer", ""),
         traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else None,
+        priced_as_highest=not reads_one_way(operation, asked.headers, body),
         idempotency_key=idempotency_key(asked.headers.get("idempotency-key")),
         digest=digest,
     )
@@ -150,6 +153,8 @@ def _detail(intent: Intent, settings: Settings, now: int) -> Detail:
 
 def _price(intent: Intent, settings: Settings, now: int) -> Cost | None:
     """As documented. The input was not checked: where no price can be read from it, there is none."""
+    if intent.priced_as_highest and (most := highest(intent.operation)) is not None:
+        return most
     call = account_call(
         intent.credential,
         now,

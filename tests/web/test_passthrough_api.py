@@ -559,6 +559,32 @@ def test_a_budget_holds_for_passthrough_too(running: Any, sandbox: Sandbox, tmp_
         assert len(sandbox.ledger("pixverse")) == 1
 
 
+def test_a_budget_holds_however_the_body_is_written(running: Any, sandbox: Sandbox, tmp_path: Any) -> None:
+    """The table's cheapest is 45, its highest 120: what the provider may read otherwise counts as that."""
+    served, body = Served(tmp_path), json.dumps(INPUT)
+    odd = {
+        "another media type": {"content": body, "headers": {"content-type": "text/plain"}},
+        "a byte order mark": {
+            "content": b"\xef\xbb\xbf" + body.encode(),
+            "headers": {"content-type": "application/json"},
+        },
+        "an array": {"content": f"[{body}]", "headers": {"content-type": "application/json"}},
+        "a quoted number": {"json": {**INPUT, "duration": "5"}},
+        "other letters": {"json": {"Quality" if name == "quality" else name: INPUT[name] for name in INPUT}},
+        "a name twice": {
+            "content": f'{body[:-1]}, "quality": "1080p"}}',
+            "headers": {"content-type": "application/json"},
+        },
+    }
+    with served.running(sandbox.url), contextlib.closing(Client(served.url, "pixverse", ADMIN)) as client:
+        assert client.us.put("/v1/budgets/pixverse", json={"amount": "100"}).status_code == 200
+        for what, request in odd.items():
+            reply = client("POST", GENERATE, **request)
+            assert (reply.status_code, reply.json()["code"]) == (422, "over_budget"), what
+        assert sandbox.ledger("pixverse") == []
+        assert client("POST", GENERATE, json=INPUT).status_code == 200
+
+
 def test_many_at_once_are_as_many_jobs(pixverse: Client, sandbox: Sandbox) -> None:
     def submit(number: int) -> tuple[str, str]:
         body = {**INPUT, "prompt": f"number {number}"}
